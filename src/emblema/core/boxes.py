@@ -1,0 +1,47 @@
+"""Boxes and masks as values that say what they hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Boxes of one image in pixels, corners (x1, y1, x2, y2) with x2, y2 exclusive."""
+
+    xyxy: Tensor  # [N, 4] float
+    labels: Tensor | None = None  # [N] long, index into class_names
+    scores: Tensor | None = None  # [N] float, detections only
+    crowd: Tensor | None = None  # [N] bool, COCO's iscrowd
+
+    def __post_init__(self) -> None:
+        if self.xyxy.dim() != 2 or self.xyxy.shape[-1] != 4:
+            raise ValueError(f"boxes must be [N, 4] corners, got {tuple(self.xyxy.shape)}")
+        for name in ("labels", "scores", "crowd"):
+            value = getattr(self, name)
+            if value is not None and len(value) != len(self.xyxy):
+                raise ValueError(f"{len(self.xyxy)} boxes but {len(value)} {name}")
+
+    def __len__(self) -> int:
+        return len(self.xyxy)
+
+    @classmethod
+    def from_xywh(cls, xywh: Tensor, **rest) -> Boxes:
+        """From COCO's (x, y, width, height)."""
+        return cls(torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], -1), **rest)
+
+    @property
+    def area(self) -> Tensor:
+        """[N] square pixels."""
+        return (self.xyxy[:, 2:] - self.xyxy[:, :2]).clamp(min=0).prod(-1)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Segmentation of one image: a label map, and optionally a mask an instance."""
+
+    labels: Tensor  # [H, W] long, 255 is ignored
+    instances: Tensor | None = None  # [N, H, W] bool

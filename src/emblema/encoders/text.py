@@ -1,0 +1,224 @@
+"""CLIP's text transformer, and the exact short cuts that make it cheap.
+
+Captions are shorter than the context, and a causal tower never looks ahead. So (a) the context is cut after
+the longest text, (b) rows are packed end to end, padding costs nothing outside the attention product, (c) a
+prefix that all rows share ([SOS] and a common prompt) is computed once, (d) the last layer is computed at
+the pooled position only. All equal the full context to round-off, gradients included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from emblema.core.errors import PromptTooLong
+from emblema.core.tokens import Edit, Tokens
+from emblema.encoders.block import Attention, Block, LayerNorm, attend
+from emblema.encoders.tokenizers import TextIds, Tokenizer
+from emblema.encoders.tower import Transformer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """Shape of a text transformer. Defaults are CLIP's."""
+
+    kind: str = "text"
+    vocab_size: int = 49408
+    context_length: int = 77
+    width: int = 512
+    depth: int = 12
+    heads: int = 8
+    mlp_ratio: float = 4.0
+    activation: str = "gelu"  # OpenAI's weights: "quick_gelu"
+    eps: float = 1e-5
+    causal: bool = True
+    pool: str = "eot"  # "eot", "last" (SigLIP: the last position, padding included) or "mean"
+    pad_to_context: bool = False  # SigLIP was trained on texts padded to the full context
+    project: bool = True
+    projection_bias: bool = False
+
+    def build(self, dim: int) -> TextTransformer:
+        return TextTransformer(self, dim)
+
+
+class TextTower(Transformer):
+    """What text towers share: words in, tokens out, and packed encoding."""
+
+    context_length: int
+    causal: bool
+    pad_to_context: bool
+    words: nn.Embedding
+    tokenizer: Tokenizer | None = None
+
+    def tokenize(self, texts: Sequence[str]) -> TextIds:
+        """Texts -> ids [N, L] and lengths [N]; L is the longest text, or the context where the tower asks."""
+        if self.tokenizer is None:
+            raise ValueError(
+                "this text tower has no tokenizer: load a checkpoint folder, or set tower.tokenizer"
+            )
+        return self.tokenizer(texts, self.context_length, pad_to_context=self.pad_to_context)
+
+    def embed(self, raw: Sequence[str] | TextIds) -> Tokens:
+        """Texts -> word embeddings (no positions yet: `enter` adds them)."""
+        if isinstance(raw, str):
+            raise TypeError("texts must be a list of strings, got one string; write [text]")
+        ids = (raw if isinstance(raw, TextIds) else self.tokenize(raw)).to(self.words.weight.device)
+        at = torch.full_like(ids.length, ids.ids.shape[1]) if self.pool_kind == "last" else ids.length
+        pool_at = torch.zeros_like(at) if self.pool_kind == "cls" else at - 1
+        length = None if self.pad_to_context else ids.length
+        return Tokens(self.words(ids.ids), pool_at, length=length, shared=int(self.causal))
+
+    def mask(self, tokens: Tokens) -> Tensor | None:
+        size = tokens.x.shape[1]
+        mask = None
+        if self.causal:
+            mask = torch.ones(size, size, dtype=torch.bool, device=tokens.x.device).tril()
+        elif tokens.length is not None:
+            mask = tokens.real()[:, None, None]  # [B, 1, 1, L]
+        if tokens.visible is not None:
+            mask = tokens.visible if mask is None else mask & tokens.visible
+        return mask
+
+    def encode(self, raw: Sequence[str] | TextIds | Tokens, edit: Edit | None = None) -> Tensor:
+        tokens = raw if isinstance(raw, Tokens) else self.embed(raw)
+        if edit is not None or tokens.visible is not None or tokens.length is None:
+            return super().encode(tokens, edit)
+        return self.project(self._pool_packed(self.enter(tokens)))
+
+    def _pool_packed(self, tokens: Tokens) -> Tensor:
+        """Packed rows through all layers -> [N, width]."""
+        packed = Packed(tokens, self.causal)
+        x = packed.pack(tokens.x)  # [P + T, D]
+        blocks: list[Block] = list(self.blocks)  # type: ignore[arg-type]
+        early = self.pool_kind != "mean"  # the last layer is needed at the pooled position only
+        for block in blocks[:-1] if early else blocks:
+            x = packed.block(block, x)
+        if early:
+            return self.norm(packed.block(blocks[-1], x, packed.pooled))  # [N, D]
+        return packed.mean(self.norm(x))
+
+
+class Packed:
+    """Rows of different lengths end to end: [P shared positions; all other real positions of all rows]."""
+
+    def __init__(self, tokens: Tokens, causal: bool):
+        assert tokens.length is not None
+        self.rows, full = tokens.x.shape[:2]
+        shortest = int(tokens.length.min())
+        self.prefix = min(tokens.shared, shortest - 1) if causal and self.rows > 1 else 0
+        self.causal, self.width = causal, full - self.prefix  # columns of the padded remainder
+        real = tokens.real()[:, self.prefix :]  # [N, S]
+        self.index = real.flatten().nonzero()[:, 0]  # [T] into N * S
+        place = torch.cumsum(real.flatten(), 0) - 1  # [N * S] -> row of the packed remainder
+        at = torch.arange(self.rows, device=real.device) * self.width + tokens.pool_at - self.prefix
+        self.pooled = self.prefix + place[at]  # [N] into the packed matrix
+        self.pool_at, self.length = tokens.pool_at, tokens.length
+        device = real.device
+        if causal:  # a query at column i reads the prefix and the columns up to i
+            steps = torch.arange(full, device=device)
+            self.mask = steps[self.prefix :, None] >= steps  # [S, P + S]
+            self.pool_mask = (steps <= tokens.pool_at[:, None])[:, None, None]  # [N, 1, 1, P + S]
+        else:
+            self.mask = self.pool_mask = tokens.real()[:, None, None]  # [N, 1, 1, L]
+
+    def pack(self, x: Tensor) -> Tensor:
+        """[N, L, D] -> [P + T, D]"""
+        rest = x[:, self.prefix :].flatten(0, 1)[self.index]
+        return torch.cat([x[0, : self.prefix], rest]) if self.prefix else rest
+
+    def pad(self, x: Tensor) -> Tensor:
+        """The rows without the prefix, padded with zeros: [P + T, D] -> [N, S, D]"""
+        padded = x.new_zeros(self.rows * self.width, x.shape[-1])
+        return padded.index_copy(0, self.index, x[self.prefix :]).unflatten(0, (self.rows, self.width))
+
+    def block(self, block: Block, x: Tensor, at: Tensor | None = None) -> Tensor:
+        """One transformer block over packed rows; with `at` [N] only these rows come out."""
+        chosen = x if at is None else x[at]
+        if block.post_norm:
+            chosen = block.norm1(chosen + self.attention(block.attention, x, at))
+            return block.norm2(chosen + block.mlp(chosen))
+        chosen = chosen + self.attention(block.attention, block.norm1(x), at)
+        return chosen + block.mlp(block.norm2(chosen))
+
+    def attention(self, attention: Attention, x: Tensor, at: Tensor | None) -> Tensor:
+        q, k, v = attention.qkv(x).chunk(3, -1)  # each [P + T, D]
+        keys, values = (self._with_prefix(attention.split(self.pad(a)), attention, a) for a in (k, v))
+        if at is not None:
+            query = attention.split(q[at][:, None])  # [N, heads, 1, d]
+            return attention.out(attention.merge(attend(query, keys, values, self.pool_mask))[:, 0])
+        read = attention.merge(attend(attention.split(self.pad(q)), keys, values, self.mask))  # [N, S, D]
+        read = read.flatten(0, 1)[self.index]  # [T, D]
+        if self.prefix:
+            own = (attention.split(a[: self.prefix]) for a in (q, k, v))  # each [heads, P, d]
+            causal = torch.ones(self.prefix, self.prefix, dtype=torch.bool, device=x.device).tril()
+            read = torch.cat([attention.merge(attend(*own, causal)), read])
+        return attention.out(read)
+
+    def _with_prefix(self, padded: Tensor, attention: Attention, packed: Tensor) -> Tensor:
+        if not self.prefix:
+            return padded
+        prefix = attention.split(packed[: self.prefix]).expand(self.rows, -1, -1, -1)  # [N, heads, P, d]
+        return torch.cat([prefix, padded], -2)
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Mean over the real positions of each row: [P + T, D] -> [N, D]"""
+        assert not self.prefix or self.causal
+        total = self.pad(x).sum(1) + x[: self.prefix].sum(0)
+        return total / self.length[:, None].to(x.dtype)
+
+
+class TextTransformer(TextTower):
+    """CLIP's text tower (causal, pooled at [EOT]) and SigLIP's (bidirectional, padded, pooled last)."""
+
+    def __init__(self, config: TextConfig, dim: int):
+        super().__init__()
+        self.config, self.width, self.depth, self.dim = config, config.width, config.depth, dim
+        self.context_length, self.causal = config.context_length, config.causal
+        self.pool_kind, self.pad_to_context = config.pool, config.pad_to_context
+        self.words = nn.Embedding(config.vocab_size, config.width)
+        self.positions = nn.Parameter(torch.empty(config.context_length, config.width))
+        self.blocks = nn.ModuleList(
+            Block(
+                config.width,
+                config.heads,
+                mlp_ratio=config.mlp_ratio,
+                activation=config.activation,
+                eps=config.eps,
+            )
+            for _ in range(config.depth)
+        )
+        self.norm = LayerNorm(config.width, eps=config.eps)
+        self.projection = (
+            nn.Linear(config.width, dim, bias=config.projection_bias) if config.project else None
+        )
+        if not config.project and config.width != dim:
+            raise ValueError(
+                f"without a projection the width {config.width} must be the joint dim, not {dim}"
+            )
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Standard deviations of OpenAI's CLIP."""
+        nn.init.normal_(self.words.weight, std=0.02)
+        nn.init.normal_(self.positions, std=0.01)
+        residual = self.width**-0.5 * (2 * self.depth) ** -0.5
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            nn.init.normal_(block.attention.qkv.weight, std=self.width**-0.5)
+            nn.init.normal_(block.attention.out.weight, std=residual)
+            nn.init.normal_(block.mlp[0].weight, std=(2 * self.width) ** -0.5)  # type: ignore[arg-type]
+            nn.init.normal_(block.mlp[2].weight, std=residual)  # type: ignore[arg-type]
+        if self.projection is not None:
+            nn.init.normal_(self.projection.weight, std=self.width**-0.5)
+
+    def enter(self, tokens: Tokens) -> Tokens:
+        length = tokens.x.shape[1]
+        if length > self.context_length:
+            raise PromptTooLong(length, self.context_length)
+        return tokens.with_x(tokens.x + self.positions[:length].to(tokens.x.dtype))
+
+    def project(self, x: Tensor) -> Tensor:
+        return x if self.projection is None else self.projection(x)

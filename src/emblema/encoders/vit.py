@@ -1,0 +1,233 @@
+"""Vision transformers: CLIP's form (norm before the encoder, [CLS]), the plain form, and SigLIP's pooling.
+
+The stem that makes patches is a choice: one convolution (ViT), a few small ones (better with few
+data), or the first stages of any timm backbone (a hybrid ViT).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from emblema.core.tokens import Edit, Tokens
+from emblema.encoders.block import Block, LayerNorm
+from emblema.encoders.tower import ImageTower, Transformer
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+    """Shape of a vision transformer. Defaults are CLIP's ViT-B/32."""
+
+    kind: str = "vit"
+    image_size: int = 224
+    patch_size: int = 32
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    activation: str = "gelu"  # OpenAI's weights: "quick_gelu"
+    eps: float = 1e-5
+    norm_before: bool = True  # ln_pre
+    class_token: bool = True
+    pool: str = "cls"  # "cls", "mean", or "map": attention pooling with a learned query (SigLIP)
+    stem: str = "patch"  # "patch", "conv", or "timm:NAME:STAGE"
+    patch_bias: bool = False
+    project: bool = True  # False: the pooled width is the joint space (SigLIP)
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+
+    def build(self, dim: int) -> ViT:
+        return ViT(self, dim)
+
+
+class ViT(Transformer, ImageTower):
+    """A vision transformer as an image tower."""
+
+    def __init__(self, config: ViTConfig, dim: int):
+        ImageTower.__init__(self, config.image_size, config.mean, config.std)
+        if config.image_size % config.patch_size:
+            raise ValueError(f"image size {config.image_size} is not a multiple of patch {config.patch_size}")
+        if config.pool == "cls" and not config.class_token:
+            raise ValueError('pool="cls" needs class_token=True; choose pool="mean" or "map"')
+        self.config, self.width, self.depth, self.dim = config, config.width, config.depth, dim
+        self.pool_kind = config.pool
+        side = config.image_size // config.patch_size
+        self.stem = _stem(config)
+        self.class_token = (
+            nn.Parameter(torch.randn(config.width) * config.width**-0.5) if config.class_token else None
+        )
+        self.positions = nn.Parameter(
+            torch.randn(side * side + config.class_token, config.width) * config.width**-0.5
+        )
+        self.norm_before = LayerNorm(config.width, eps=config.eps) if config.norm_before else nn.Identity()
+        self.blocks = nn.ModuleList(
+            Block(
+                config.width,
+                config.heads,
+                mlp_ratio=config.mlp_ratio,
+                activation=config.activation,
+                eps=config.eps,
+            )
+            for _ in range(config.depth)
+        )
+        self.norm = LayerNorm(config.width, eps=config.eps)
+        self.map = AttentionPool(config) if config.pool == "map" else None
+        if config.project:
+            self.projection = nn.Parameter(torch.randn(config.width, dim) * config.width**-0.5)
+        elif config.width != dim:
+            raise ValueError(
+                f"without a projection the width {config.width} must be the joint dim, not {dim}"
+            )
+        else:
+            self.projection = None
+
+    def embed(self, raw: Tensor) -> Tokens:
+        patches = self.stem(self.normalise(raw))  # [B, width, H, W]
+        batch, _, height, width = patches.shape
+        x = patches.flatten(2).transpose(1, 2)  # [B, H*W, width]
+        positions = self.positions_at(height, width).to(x.dtype)  # [(1 +) H*W, width]
+        first = 0
+        if self.class_token is not None:
+            x = torch.cat([self.class_token.to(x.dtype).expand(batch, 1, -1), x], 1)
+            first = 1
+        pool_at = torch.zeros(batch, dtype=torch.long, device=x.device)
+        return Tokens(x + positions, pool_at, first_patch=first, grid=(height, width))
+
+    def positions_at(self, height: int, width: int) -> Tensor:
+        """Positions for a grid [(1 +) H*W, width]; another grid than the trained one is interpolated."""
+        side = self.image_size // self.config.patch_size
+        if (height, width) == (side, side):
+            return self.positions
+        first = int(self.class_token is not None)
+        grid = (
+            self.positions[first:].unflatten(0, (side, side)).permute(2, 0, 1)[None]
+        )  # [1, width, side, side]
+        grid = F.interpolate(grid.float(), (height, width), mode="bicubic", antialias=True)[0].flatten(1).T
+        return torch.cat([self.positions[:first], grid.to(self.positions.dtype)])
+
+    def before(self, i: int, tokens: Tokens) -> Tokens:
+        return tokens.with_x(self.norm_before(tokens.x)) if i == 0 else tokens
+
+    def pool(self, tokens: Tokens) -> Tensor:
+        if self.map is None:
+            return super().pool(tokens)
+        return self.map(self.norm(tokens.x))
+
+    def project(self, x: Tensor) -> Tensor:
+        return x if self.projection is None else x @ self.projection.to(x.dtype)
+
+    def dense(self, raw: Tensor | Tokens, edit: Edit | None = None, values: bool = False) -> Tensor:
+        tokens = self.enter(raw if isinstance(raw, Tokens) else self.embed(raw))
+        last = self.depth - 1
+        for i in range(self.depth):
+            tokens = edit(i, tokens) if edit else tokens
+            if i == last and values:
+                block: Block = self.blocks[i]  # type: ignore[assignment]
+                tokens = tokens.with_x(block.value_path(self.before(i, tokens).x))
+            else:
+                tokens = self.layer(i, tokens)
+        patches = self.norm(tokens.patches())  # [B, H*W, width]
+        if self.map is not None:
+            patches = self.map.values(patches)
+        assert tokens.grid is not None
+        return self.project(patches).unflatten(1, tokens.grid)  # [B, H, W, dim]
+
+
+class AttentionPool(nn.Module):
+    """A learned query reads all tokens, then a residual feed-forward (SigLIP's head)."""
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(config.width) * config.width**-0.5)
+        self.block = Block(
+            config.width,
+            config.heads,
+            mlp_ratio=config.mlp_ratio,
+            activation=config.activation,
+            eps=config.eps,
+        )
+        self.block.norm1 = nn.Identity()  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, L, width] -> [B, width]"""
+        query = self.query.to(x.dtype).expand(len(x), 1, -1)
+        pooled = self.block.attention.at(x, query)
+        return (pooled + self.block.mlp(self.block.norm2(pooled)))[:, 0]
+
+    def values(self, x: Tensor) -> Tensor:
+        """What the head would pool if it read one place only: [B, L, width]."""
+        pooled = self.block.attention.values(x)
+        return pooled + self.block.mlp(self.block.norm2(pooled))
+
+
+class PatchStem(nn.Module):
+    """One convolution with stride = kernel, computed as a matrix product."""
+
+    def __init__(self, patch: int, width: int, bias: bool):
+        super().__init__()
+        self.patch = patch
+        self.weight = nn.Parameter(torch.empty(width, 3, patch, patch))
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
+        nn.init.normal_(self.weight, std=(3 * patch * patch) ** -0.5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, width, H / patch, W / patch]"""
+        batch, _, height, width = images.shape
+        p = self.patch
+        if height % p or width % p:
+            raise ValueError(
+                f"images of {height}x{width} px do not divide into patches of {p} px; resize them"
+            )
+        patches = images.view(batch, 3, height // p, p, width // p, p).permute(0, 2, 4, 1, 3, 5).flatten(3)
+        x = F.linear(patches, self.weight.flatten(1), self.bias)  # [B, H/p, W/p, width]
+        return x.permute(0, 3, 1, 2)
+
+
+def _stem(config: ViTConfig) -> nn.Module:
+    if config.stem == "patch":
+        return PatchStem(config.patch_size, config.width, config.patch_bias)
+    if config.stem == "conv":
+        return ConvStem(config.patch_size, config.width)
+    if config.stem.startswith("timm:"):
+        return BackboneStem(config)
+    raise ValueError(f'unknown stem {config.stem!r}: use "patch", "conv" or "timm:NAME:STAGE"')
+
+
+class ConvStem(nn.Sequential):
+    """3x3 convolutions of stride 2 down to the patch grid (Xiao et al. 2021, arXiv 2106.14881)."""
+
+    def __init__(self, patch: int, width: int):
+        halvings = patch.bit_length() - 1
+        if 2**halvings != patch:
+            raise ValueError(f"a convolutional stem needs a patch size that is a power of 2, not {patch}")
+        widths = [3] + [max(24, width >> (halvings - i)) for i in range(1, halvings + 1)]
+        layers: list[nn.Module] = []
+        for a, b in zip(widths, widths[1:]):
+            layers += [nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU()]
+        super().__init__(*layers, nn.Conv2d(widths[-1], width, 1))
+
+
+class BackboneStem(nn.Module):
+    """The first stages of a timm backbone, then a linear map to the width (a hybrid ViT)."""
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        import timm
+
+        _, name, stage = config.stem.split(":")
+        self.trunk = timm.create_model(name, pretrained=False, features_only=True, out_indices=(int(stage),))
+        info = self.trunk.feature_info  # type: ignore[union-attr]
+        reduction, channels = info.reduction()[-1], info.channels()[-1]  # type: ignore[operator]
+        if reduction != config.patch_size:
+            raise ValueError(f"{config.stem} halves down to 1/{reduction}: set patch_size={reduction}")
+        self.out = nn.Conv2d(channels, config.width, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, width, H / patch, W / patch]"""
+        return self.out(self.trunk(images)[-1])

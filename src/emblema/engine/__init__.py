@@ -1,0 +1,1 @@
+"""Shared machinery: the one loop, checkpoints, logs, plans."""

@@ -1,0 +1,52 @@
+"""What every pre-training system shares: encode each sample, then compare the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from emblema.core.batch import Batch
+from emblema.core.method import Method, Optim
+from emblema.frameworks.two_tower import architecture
+from emblema.frameworks.vlm import VLM
+
+Encoders = dict[str, Callable[[Batch], Tensor]]
+
+
+@dataclass(kw_only=True)
+class Pretrain(Method):
+    """From pairs to a `VLM`.
+
+    `build()` returns a `ModuleDict` that holds "vlm"; heads and queues stand beside it.
+
+    A contrastive system compares every sample with every other, so its batch cannot be cut. It defines
+    `encoders` (what is computed a sample alone) and `compare` (what needs the whole batch): the loop may then
+    cache gradients and run each tower in chunks. A system whose loss is a sum over samples
+    may define `losses` directly.
+    """
+
+    arch: str = "small"
+    views: int = 0  # further augmented views of each image, batch.views
+    optim: Optim = field(default_factory=Optim)
+
+    def build(self) -> nn.ModuleDict:
+        return nn.ModuleDict({"vlm": architecture(self.arch).build()})
+
+    def encoders(self, module: nn.ModuleDict) -> Encoders:
+        """Name -> function of a batch that gives one row a sample."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither encoders() nor losses()")
+
+    def compare(self, module: nn.ModuleDict, z: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Named loss terms from the encoded batch."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither compare() nor losses()")
+
+    def losses(self, module: nn.ModuleDict, batch: Batch) -> dict[str, Tensor]:
+        z = {name: encode(batch) for name, encode in self.encoders(module).items()}
+        return self.compare(module, z, batch)
+
+    def after_step(self, module: nn.ModuleDict) -> None:
+        vlm = module["vlm"]
+        assert isinstance(vlm, VLM)
+        vlm.logit_scale.bound_()

@@ -1,0 +1,1 @@
+"""Survey 3.4: evaluation."""
