@@ -107,9 +107,7 @@ class Block(nn.Module):
         self.norm1 = LayerNorm(width, eps=eps)
         self.attention = Attention(width, heads)
         self.norm2 = LayerNorm(width, eps=eps)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, hidden), ACTIVATIONS[activation](), nn.Linear(hidden, width)
-        )
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), ACTIVATIONS[activation](), nn.Linear(hidden, width))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.post_norm:

@@ -56,9 +56,7 @@ class TextTower(Transformer):
     def tokenize(self, texts: Sequence[str]) -> TextIds:
         """Texts -> ids [N, L] and lengths [N]; L is the longest text, or the context where the tower asks."""
         if self.tokenizer is None:
-            raise ValueError(
-                "this text tower has no tokenizer: load a checkpoint folder, or set tower.tokenizer"
-            )
+            raise ValueError("this text tower has no tokenizer: load a checkpoint folder, or set tower.tokenizer")
         return self.tokenizer(texts, self.context_length, pad_to_context=self.pad_to_context)
 
     def embed(self, raw: Sequence[str] | TextIds) -> Tokens:
@@ -191,13 +189,9 @@ class TextTransformer(TextTower):
             for _ in range(config.depth)
         )
         self.norm = LayerNorm(config.width, eps=config.eps)
-        self.projection = (
-            nn.Linear(config.width, dim, bias=config.projection_bias) if config.project else None
-        )
+        self.projection = nn.Linear(config.width, dim, bias=config.projection_bias) if config.project else None
         if not config.project and config.width != dim:
-            raise ValueError(
-                f"without a projection the width {config.width} must be the joint dim, not {dim}"
-            )
+            raise ValueError(f"without a projection the width {config.width} must be the joint dim, not {dim}")
         self._initialise()
 
     def _initialise(self) -> None:

@@ -31,6 +31,4 @@ class Tokenizer(Protocol):
     vocab_size: int
     pad_id: int
 
-    def __call__(
-        self, texts: Sequence[str], context_length: int, *, pad_to_context: bool = False
-    ) -> TextIds: ...
+    def __call__(self, texts: Sequence[str], context_length: int, *, pad_to_context: bool = False) -> TextIds: ...

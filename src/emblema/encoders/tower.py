@@ -120,11 +120,7 @@ class Transformer(Tower):
     def _mean(self, tokens: Tokens) -> Tensor:
         x = self.norm(tokens.x)
         if tokens.first_patch is not None:  # images: the patches
-            return (
-                x[:, tokens.first_patch :].mean(1)
-                if tokens.grid is None
-                else self.norm(tokens.patches()).mean(1)
-            )
+            return x[:, tokens.first_patch :].mean(1) if tokens.grid is None else self.norm(tokens.patches()).mean(1)
         real = tokens.real()[..., None].to(x.dtype)
         return (x * real).sum(1) / real.sum(1)
 

@@ -59,12 +59,8 @@ class ViT(Transformer, ImageTower):
         self.pool_kind = config.pool
         side = config.image_size // config.patch_size
         self.stem = _stem(config)
-        self.class_token = (
-            nn.Parameter(torch.randn(config.width) * config.width**-0.5) if config.class_token else None
-        )
-        self.positions = nn.Parameter(
-            torch.randn(side * side + config.class_token, config.width) * config.width**-0.5
-        )
+        self.class_token = nn.Parameter(torch.randn(config.width) * config.width**-0.5) if config.class_token else None
+        self.positions = nn.Parameter(torch.randn(side * side + config.class_token, config.width) * config.width**-0.5)
         self.norm_before = LayerNorm(config.width, eps=config.eps) if config.norm_before else nn.Identity()
         self.blocks = nn.ModuleList(
             Block(
@@ -81,9 +77,7 @@ class ViT(Transformer, ImageTower):
         if config.project:
             self.projection = nn.Parameter(torch.randn(config.width, dim) * config.width**-0.5)
         elif config.width != dim:
-            raise ValueError(
-                f"without a projection the width {config.width} must be the joint dim, not {dim}"
-            )
+            raise ValueError(f"without a projection the width {config.width} must be the joint dim, not {dim}")
         else:
             self.projection = None
 
@@ -105,9 +99,7 @@ class ViT(Transformer, ImageTower):
         if (height, width) == (side, side):
             return self.positions
         first = int(self.class_token is not None)
-        grid = (
-            self.positions[first:].unflatten(0, (side, side)).permute(2, 0, 1)[None]
-        )  # [1, width, side, side]
+        grid = self.positions[first:].unflatten(0, (side, side)).permute(2, 0, 1)[None]  # [1, width, side, side]
         grid = F.interpolate(grid.float(), (height, width), mode="bicubic", antialias=True)[0].flatten(1).T
         return torch.cat([self.positions[:first], grid.to(self.positions.dtype)])
 
@@ -181,9 +173,7 @@ class PatchStem(nn.Module):
         batch, _, height, width = images.shape
         p = self.patch
         if height % p or width % p:
-            raise ValueError(
-                f"images of {height}x{width} px do not divide into patches of {p} px; resize them"
-            )
+            raise ValueError(f"images of {height}x{width} px do not divide into patches of {p} px; resize them")
         patches = images.view(batch, 3, height // p, p, width // p, p).permute(0, 2, 4, 1, 3, 5).flatten(3)
         x = F.linear(patches, self.weight.flatten(1), self.bias)  # [B, H/p, W/p, width]
         return x.permute(0, 3, 1, 2)

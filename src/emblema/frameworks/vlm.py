@@ -36,9 +36,7 @@ class VLM(nn.Module):
         self.image, self.text = image, text
         self.dim = image.dim
         self.logit_scale = logit_scale if logit_scale is not None else LogitScale()
-        self.logit_bias = (
-            None if logit_bias is None else nn.Parameter(self.logit_scale().new_tensor(logit_bias))
-        )
+        self.logit_bias = None if logit_bias is None else nn.Parameter(self.logit_scale().new_tensor(logit_bias))
 
     @property
     def scale(self) -> Tensor:
@@ -53,9 +51,7 @@ class VLM(nn.Module):
         """Texts, ids or tokens -> [N, D] unit, fp32."""
         return unit(self.text.encode(texts, edit))
 
-    def encode_patches(
-        self, images: Tensor | Tokens, edit: Edit | None = None, values: bool = False
-    ) -> Tensor:
+    def encode_patches(self, images: Tensor | Tokens, edit: Edit | None = None, values: bool = False) -> Tensor:
         """One vector a place of the grid: [B, H, W, D] unit, fp32."""
         return unit(self.image.dense(images, edit, values))
 

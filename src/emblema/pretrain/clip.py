@@ -31,9 +31,7 @@ class CLIP(Pretrain):
         claim="an ensemble of templates >= the bare class name (zero-shot top-1)",
         oracle="open_clip.loss.ClipLoss",
     )
-    optim: Optim = field(
-        default_factory=lambda: Optim(lr=1e-3, weight_decay=0.2, betas=(0.9, 0.98), eps=1e-6)
-    )
+    optim: Optim = field(default_factory=lambda: Optim(lr=1e-3, weight_decay=0.2, betas=(0.9, 0.98), eps=1e-6))
 
     def encoders(self, module: nn.ModuleDict) -> Encoders:
         vlm = module["vlm"]

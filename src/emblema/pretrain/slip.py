@@ -41,9 +41,7 @@ class SLIP(Pretrain):
     weight: float = 1.0  # of the image-image term
     hidden: int = 512
     out: int = 256
-    optim: Optim = field(
-        default_factory=lambda: Optim(lr=1e-3, weight_decay=0.1, betas=(0.9, 0.98), eps=1e-8)
-    )
+    optim: Optim = field(default_factory=lambda: Optim(lr=1e-3, weight_decay=0.1, betas=(0.9, 0.98), eps=1e-8))
 
     def build(self) -> nn.ModuleDict:
         module = super().build()
