@@ -1,0 +1,1 @@
+"""The contracts everything else is built on; torch and the standard library only."""
