@@ -29,6 +29,7 @@ LAYOUTS = {
     "shards": "WebDataset tar files",
     "coco": "COCO instances or captions",
 }
+PARTS = ("backgrounds", "multilingual")  # bundled, but no set of pictures with words
 GENERATED = {
     "emblem-scenes": {
         "name": "emblem-scenes",
@@ -43,20 +44,36 @@ GENERATED = {
 
 @cache
 def read_cards(folder: Path = FOLDER) -> dict[str, dict[str, Any]]:
-    """{name: card} of `cards.json`, which may hold a list of cards or a mapping; empty when there is no file."""
+    """{name: card} of the bundled sets, from the `cards.json` that their builder writes; empty when there is none."""
     path = folder / "cards.json"
     if not path.exists():
         return {}
     data = json.loads(path.read_text(encoding="utf-8"))
-    if isinstance(data, dict) and isinstance(data.get("cards"), list | dict):
-        data = data["cards"]
-    pairs = data.items() if isinstance(data, dict) else ((card["name"], card) for card in data)
-    return {name: {**card, "name": name} for name, card in pairs}
+    return {name: _card(name, said) for name, said in data.get("sets", data).items()}
+
+
+def _card(name: str, said: dict[str, Any]) -> dict[str, Any]:
+    """What `cards.json` says, with the names of `DatasetCard`'s fields added."""
+    classes = said.get("classes", ())
+    task = said.get("task") or ("action" if "action" in name else "classification" if classes else "image-text")
+    ours = {
+        "name": name,
+        "title": said.get("title", name),
+        "task": task,
+        "licence": ", ".join(said.get("licences", ())) or "of its owner",
+        "source": ", ".join(said.get("sources", ())),
+        "classes": len(classes),
+        "sizes": dict(said.get("split_rows", {})),
+        "sha256": said.get("sha256", ""),
+        "trainable": not said.get("evaluation_only", False),
+        "notes": tuple(said[k] for k in ("use", "splits") if said.get(k)),
+    }
+    return {**said, **ours}
 
 
 def cards() -> list[dict[str, Any]]:
     """The cards of the bundled and the generated sets, by name."""
-    found = GENERATED | {n: c for n, c in read_cards().items() if n not in ("backgrounds", "multilingual")}
+    found = GENERATED | {n: c for n, c in read_cards().items() if n not in PARTS}
     return [found[name] for name in sorted(found)]
 
 
@@ -76,12 +93,15 @@ def load(name_or_path: str | Path, split: str | None = None, on_broken: OnBroken
     if name in GENERATED:
         from emblema.data.scenes import Scenes
 
-        records: Records = Scenes(split=split or "train")
-        return records
-    if name in names():
+        records: Records = Scenes()
+    elif name in names():
         from emblema.data.bundled import read_bundled
 
         records = read_bundled(name)
+        if records.card.task == "action":
+            from emblema.data.actions import as_clips
+
+            records = as_clips(records)
     else:
         records = read_path(name, on_broken)
     return records.split(split) if split is not None else records
