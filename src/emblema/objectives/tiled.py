@@ -183,9 +183,7 @@ class _Sigmoid(torch.autograd.Function):
     """No normaliser, so the gradient is collected in the forward pass already: three products a step."""
 
     @staticmethod
-    def forward(
-        ctx: Any, rows: Tensor, columns: Tensor, scale: Tensor, bias: Tensor, tile: int, bf16: bool
-    ) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, columns: Tensor, scale: Tensor, bias: Tensor, tile: int, bf16: bool) -> Tensor:
         b, mine = len(rows), _own(len(rows))
         to_rows, to_columns = torch.zeros_like(rows), torch.zeros_like(columns)
         loss, to_bias = rows.new_zeros(()), rows.new_zeros(())
