@@ -58,6 +58,7 @@ class ViT(Transformer, ImageTower):
         self.config, self.width, self.depth, self.dim = config, config.width, config.depth, dim
         self.pool_kind = config.pool
         side = config.image_size // config.patch_size
+        self.patch_drop = 0.0  # share of patches hidden while training; set by the training loop
         self.stem = _stem(config)
         self.class_token = nn.Parameter(torch.randn(config.width) * config.width**-0.5) if config.class_token else None
         self.positions = nn.Parameter(torch.randn(side * side + config.class_token, config.width) * config.width**-0.5)
@@ -91,7 +92,16 @@ class ViT(Transformer, ImageTower):
             x = torch.cat([self.class_token.to(x.dtype).expand(batch, 1, -1), x], 1)
             first = 1
         pool_at = torch.zeros(batch, dtype=torch.long, device=x.device)
-        return Tokens(x + positions, pool_at, first_patch=first, grid=(height, width))
+        tokens = Tokens(x + positions, pool_at, first_patch=first, grid=(height, width))
+        return self._drop_patches(tokens) if self.training and self.patch_drop else tokens
+
+    def _drop_patches(self, tokens: Tokens) -> Tokens:
+        """Each picture keeps its own random patches, the same number in all (FLIP, arXiv 2212.00794)."""
+        assert tokens.grid is not None
+        count = tokens.grid[0] * tokens.grid[1]
+        kept = max(round(count * (1 - self.patch_drop)), 1)
+        order = torch.rand(len(tokens), count, device=tokens.x.device).argsort(1)
+        return tokens.hide(order[:, :kept].sort(1).values)
 
     def positions_at(self, height: int, width: int) -> Tensor:
         """Positions for a grid [(1 +) H*W, width]; another grid than the trained one is interpolated."""
