@@ -46,7 +46,7 @@ class Encoder:
         self.vlm, self.preprocess, self.batch_size = vlm, preprocess, batch_size
         self.device = torch.device(_best_device() if device == "auto" else device)
         self.precision = resolved(precision, self.device)
-        self.threads = threads or max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2))
+        self.threads = threads or min(8, os.cpu_count() or 1)
         self.vlm.to(self.device)
         self.towers = converted(vlm, torch.bfloat16) if self.precision == "bf16" else vlm
 

@@ -36,7 +36,8 @@ class Task:
 
     card: ClassVar[Card]
 
-    def run(self, model: Model, data: Dataset) -> Outcome:
+    def run(self, model: Model, data: Dataset, **others: Dataset | None) -> Outcome:
+        """Measure `data`; tasks that learn something take `train` and `val` besides."""
         raise NotImplementedError(f"{type(self).__name__} must define run()")
 
     def options(self) -> dict[str, Any]:
@@ -59,10 +60,10 @@ class Task:
             options=self.options(),
         )
 
-    def evaluate(self, model: Model, data: Dataset, split: str = "test") -> dict[str, Any]:
+    def evaluate(self, model: Model, data: Dataset, split: str = "test", **others: Dataset | None) -> dict[str, Any]:
         """Run, and say under which protocol: everything of a result line that is not of the machine."""
         began = time.perf_counter()
-        outcome = self.run(model, data)
+        outcome = self.run(model, data, **others)
         protocol = self.protocol(model, data, split)
         return {
             "task": self.card.name,
@@ -81,13 +82,18 @@ class Task:
 
 def labels_of(data: Dataset) -> Tensor:
     """The labels [N] of a labelled set."""
-    found = [data[i].label for i in range(len(data))]
-    missing = sum(label is None for label in found)
+    found = list(column(data, "label"))
+    missing = sum(label is None or label < 0 for label in found)
     if missing or not found:
         what = f"{missing} of {len(found)} records of {data.card.name} have no label" if found else "the split is empty"
         raise BadData(f"{what}: classification needs one each. Sets with captions only suit `evaluate retrieval`.")
     return torch.tensor(found, dtype=torch.long)
 
 
-def domains_of(data: Dataset) -> list[str | None]:
-    return [data[i].domain for i in range(len(data))]
+def column(data: Dataset, name: str) -> list[Any]:
+    """One field of all records; sets that keep columns are not asked for their pictures."""
+    if name == "label" and hasattr(data, "labels"):
+        return list(data.labels)  # type: ignore[attr-defined]
+    if name in getattr(data, "columns", ()):
+        return data.column(name)  # type: ignore[attr-defined]
+    return [getattr(data[i], name, None) for i in range(len(data))]

@@ -15,7 +15,7 @@ from torch import Tensor
 from emblema.core.card import TaskCard
 from emblema.core.errors import BadData
 from emblema.tasks import metrics
-from emblema.tasks.base import Outcome, Task
+from emblema.tasks.base import Outcome, Task, column
 from emblema.tasks.statistics import Interval, bootstrap, mean_of, median_of
 
 TIE = 1e-6  # similarities of unit vectors this close are equal: fp32 does not tell them apart
@@ -31,8 +31,7 @@ def ranks(z_image: Tensor, z_text: Tensor, pairs: Tensor, tile: tuple[int, int] 
     """
     metrics.refuse_nan(z_image, "image embeddings")
     metrics.refuse_nan(z_text, "text embeddings")
-    z_image, z_text, pairs = z_image.float(), z_text.float(), pairs.unique(dim=0)
-    image, text = pairs.unbind(1)
+    z_image, z_text, (image, text) = z_image.float(), z_text.float(), pairs.unique(dim=0).unbind(1)
     right = torch.cat([_dot(z_image[i], z_text[t]) for i, t in zip(image.split(65536), text.split(65536))])  # [P]
     bar_image = _best(right, image, len(z_image)) - TIE  # [N] what a wrong answer must reach
     bar_text = _best(right, text, len(z_text)) - TIE  # [M]
@@ -78,21 +77,18 @@ class Retrieval(Task):
     merge: bool = True  # captions with the same words are one caption, right for all of their images
     resamples: int = 1000
 
-    def run(self, model, data, **known) -> Outcome:
-        z, texts, captions = known.get("images"), [], []
-        records = [data[i] for i in range(len(data))]
-        for i, record in enumerate(records):
-            own = (*((record.text,) if record.text else ()), *record.texts)
-            captions += [(i, t) for t in dict.fromkeys(own)]
+    def run(self, model, data) -> Outcome:
+        first, more = column(data, "text"), column(data, "texts")
+        own = [dict.fromkeys([t for t in (a, *(b or ())) if t]) for a, b in zip(first, more)]
+        captions = [(i, text) for i, texts in enumerate(own) for text in texts]
         if not captions:
             raise BadData(f"{data.card.name} has no captions, so there is nothing to retrieve by. Try zero-shot.")
-        z = self.features(model, data) if z is None else z
         texts = list(dict.fromkeys(t for _, t in captions)) if self.merge else [t for _, t in captions]
         index = {t: j for j, t in enumerate(texts)}
         pairs = torch.tensor([(i, index[t] if self.merge else j) for j, (i, t) in enumerate(captions)])
-        z_text = model.embed_texts(texts)
-        metrics_ = score(z, z_text, pairs, self.pool, self.resamples)
-        return Outcome(metrics=metrics_, sizes={"images": len(z), "captions": len(texts), "pairs": len(pairs)})
+        z_image, z_text = model.features(data), model.embed_texts(texts)
+        found = score(z_image, z_text, pairs, self.pool, self.resamples)
+        return Outcome(metrics=found, sizes={"images": len(z_image), "captions": len(texts), "pairs": len(pairs)})
 
     def options(self) -> dict:
         return {"pool": self.pool, "merge": self.merge, "tie": TIE}
@@ -105,8 +101,8 @@ def score(z_image, z_text, pairs, pool: str = "all", resamples: int = 1000) -> d
         place = torch.full((len(z_image),), -1)
         place[images] = torch.arange(len(images))
         inside = pairs[place[pairs[:, 0]] >= 0]
-        texts, column = inside[:, 1].unique(return_inverse=True)
-        own = torch.stack([place[inside[:, 0]], column], 1)
+        texts, where = inside[:, 1].unique(return_inverse=True)
+        own = torch.stack([place[inside[:, 0]], where], 1)
         found = ranks(z_image[images], z_text[texts], own)
         to_text.append(found[0][found[0] > 0])
         to_image.append(found[1][found[1] > 0])

@@ -6,16 +6,17 @@ names and templates are those of the data set, so that a number means the same f
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from emblema.core.card import TaskCard
 from emblema.tasks import metrics
-from emblema.tasks.base import Outcome, Task, domains_of, labels_of
+from emblema.tasks.base import Outcome, Task, column, labels_of
 from emblema.tasks.protocols import template_id
 from emblema.tasks.statistics import Interval, bootstrap, ece_of, mean_of, mean_per_class_of
+from emblema.tasks.wording import wording
 
 HELD_OUT_COLOUR = ("openmoji", "emojione", "emojione-v1")  # colour art families that no training set shows
 SHOWN = 24  # predictions kept for a page
@@ -30,27 +31,35 @@ class ZeroShot(Task):
         metric="top1",
         needs=("labels",),
     )
-    templates_: str = field(default="", metadata={"flag": "templates"})  # names of a set or of a text file
+    wording: str = ""  # a template set, or a text file with a template a line; default: the data set's own
     resamples: int = 1000  # of the bootstrap
 
+    @torch.inference_mode()
     def run(self, model, data) -> Outcome:
         labels, names = labels_of(data), list(data.class_names)
         _, templates = self._templates(data)
         z_text = model.class_vectors(names, templates)  # [C, D]
         logits = model.vlm.logits(model.features(data), z_text.to(model.device)).cpu()  # [N, C]
-        outcome = score(logits.detach(), labels, names, domains_of(data), base=getattr(data, "base", None), resamples=self.resamples)
+        outcome = score(logits, labels, names, column(data, "domain"), _base(data, labels), self.resamples)
         outcome.sizes |= {"templates": len(templates)}
+        keys = column(data, "key")
         for row in outcome.predictions:
-            row["key"] = data[row["index"]].key
+            row["key"] = keys[row["index"]]
         return outcome
 
     def templates(self, model, data) -> str:
         return template_id(*self._templates(data))
 
     def _templates(self, data) -> tuple[str, list[str]]:
-        from emblema.data.templates import templates_of
+        return wording(self.wording, data)
 
-        return templates_of(self.templates_ or data)
+
+def _base(data, labels: Tensor) -> list[int] | None:
+    """The classes whose records are not marked novel; None where the set does not say."""
+    if "novel" not in getattr(data, "columns", ()):
+        return None
+    novel = {int(y) for y, new in zip(labels, data.column("novel")) if new}
+    return [c for c in range(len(data.class_names)) if c not in novel] if novel else None
 
 
 def score(
@@ -58,7 +67,7 @@ def score(
     labels: Tensor,
     names: list[str],
     domains: list[str | None] | None = None,
-    base=None,
+    base: list[int] | None = None,
     resamples: int = 1000,
 ) -> Outcome:
     """Metrics, breakdown and tables from logits [N, C]."""
@@ -93,7 +102,7 @@ def score(
         ]
     if base is not None:
         is_base = torch.zeros(classes, dtype=torch.bool)
-        is_base[torch.as_tensor(list(base), dtype=torch.long)] = True
+        is_base[torch.tensor(base, dtype=torch.long)] = True
         part("top1/base", is_base[labels])
         part("top1/novel", ~is_base[labels])
     return Outcome(
