@@ -52,6 +52,11 @@ class Tokens:
             moved += n
         elif moved is not None and self.grid is not None and at < moved + self.grid[0] * self.grid[1]:
             raise ValueError(f"position {at} is between the patches: insert before {moved} or at the end")
+        if self.length is not None and at > int(self.length.min()):
+            raise ValueError(
+                f"position {at} is behind the end of the shortest text ({int(self.length.min())} tokens): a prompt "
+                "there would join its padding. Insert it inside the text, or encode texts of one length together"
+            )
         visible = self._visible_with(n, at) if self.visible is not None or read_only else None
         if read_only and visible is not None:
             others = torch.ones(length + n, dtype=torch.bool, device=x.device)
