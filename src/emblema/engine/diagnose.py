@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 class NotFinite(EmblemaError):
     """A loss or gradient is NaN or infinite. Nothing was changed by the failing step."""
 
+    def __init__(self, step: int, text: str):
+        super().__init__(text)
+        self.step = step
+
 
 class Replay:
     """What is needed to run a step's forward pass again: its number, its batch and its random state."""
@@ -64,12 +68,14 @@ def not_finite(
         where = f"the forward pass is finite, the gradient of {_few(bad_gradients) or 'some parameter'} is not"
         cause = "a square root, norm or division at zero in backward, or bf16 overflow: try precision='fp32'"
     return NotFinite(
+        replay.number + 1,
         f"step {replay.number + 1}: {where}.\n"
         f"  losses: {', '.join(f'{k}={v:.4g}' for k, v in losses.items())}; gradient norm {norm:.4g}\n"
         f"  samples: {_few(replay.batch.keys)}\n"
         f"  likely: {cause}.\n"
         "  The weights before this step are in the last checkpoint, nothing was overwritten. "
-        "Lower optim.lr, lengthen optim.warmup or set optim.clip_norm, then run the same command to resume."
+        "Lower optim.lr, lengthen optim.warmup or set optim.clip_norm, and start anew in another folder; the same "
+        "settings fail at the same step again.",
     )
 
 

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from emblema.core.errors import EmblemaError
-from emblema.core.gather import rank, world_size
+from emblema.core.gather import gather_objects, rank, world_size
 
 BUCKET = 32 * 2**20  # numbers averaged at once
 
@@ -90,14 +90,17 @@ def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]
         yield bucket
 
 
-def mean_of(values: dict[str, float], largest: Sequence[str] = ()) -> dict[str, float]:
-    """Each value as its mean over the processes, or as the largest of them."""
-    if world_size() == 1 or not values:
+def every(value: Any) -> list[Any]:
+    """A small value of each process, in order; all processes must ask."""
+    return gather_objects(value)
+
+
+def mean_of(values: dict[str, float]) -> dict[str, float]:
+    """Each value as its mean over the processes."""
+    if world_size() == 1:
         return values
-    every: list[Any] = [None] * world_size()
-    dist.all_gather_object(every, values)
-    names = [k for k in values if all(k in v for v in every)]
-    return {k: max(v[k] for v in every) if k in largest else sum(v[k] for v in every) / len(every) for k in names}
+    dicts = every(values)
+    return {k: sum(d[k] for d in dicts) / len(dicts) for k in values}
 
 
 def barrier() -> None:

@@ -41,7 +41,6 @@ class Step:
     wait: float  # seconds of it spent waiting for data
     duplicates: float  # share of texts that repeat another text of the process's batch
     without_gradient: list[str] = field(default_factory=list)
-    stop: bool = False  # set by `on_step` on any process: all leave the loop after this step
 
     @property
     def loss(self) -> float:
@@ -108,8 +107,6 @@ def optimise(
             if number == start:
                 step.without_gradient = [n for n, p in module.named_parameters() if p.requires_grad and p.grad is None]
             on_step(step)
-            if distributed.mean_of({"stop": step.stop}, largest=["stop"])["stop"]:
-                break
         began = perf_counter()
     _drop_patches(module, 0.0)
     return module
