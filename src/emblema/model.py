@@ -36,9 +36,10 @@ def load(name_or_path: str | Path = "default", device: str = "auto", precision: 
     from emblema.frameworks.pretrained import load_pretrained
 
     loaded = load_pretrained(name_or_path)
-    templates = tuple(getattr(loaded, "templates", None) or PLAIN)
-    name = getattr(loaded, "name", None) or str(name_or_path)
-    return Model(loaded.vlm, loaded.preprocess, templates, name, device=device, precision=precision, **options)
+    sets = loaded.templates
+    templates = sets.get("default", PLAIN) if isinstance(sets, dict) else sets
+    name = Path(name_or_path).name or str(name_or_path)
+    return Model(loaded.vlm, loaded.preprocess, templates or PLAIN, name, device=device, precision=precision, **options)
 
 
 class Model:
