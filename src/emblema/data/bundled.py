@@ -1,4 +1,4 @@
-"""The sets that ship with the package: parquet files beside `cards.json`; a view borrows its pictures from `emblems`."""
+"""The sets that ship with the package: parquet files beside `cards.json`; views borrow pictures from `emblems`."""
 
 from __future__ import annotations
 

@@ -72,8 +72,6 @@ def load(name_or_path: str | Path, split: str | None = None, on_broken: OnBroken
     `UnknownName` for what is neither a name nor a path, and `BadData` for a set that cannot be used as asked:
     evaluation data as a training split, for one.
     """
-    from emblema.data.datasets import Records
-
     name = str(name_or_path)
     if name in GENERATED:
         from emblema.data.scenes import Scenes

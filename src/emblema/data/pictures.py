@@ -1,7 +1,8 @@
 """Pictures of any kind to uint8 tensors: opened safely, turned upright, made RGB(A), resized and cropped.
 
 Two routes lead to the same pixels. PIL reads every format; plain JPEG and WebP take a shorter one (torchvision's
-decoders and torch's antialiased uint8 resize), whose rounding may differ by a few of 255. Colour profiles (ICC) are not applied.
+decoders and torch's antialiased uint8 resize), whose rounding may differ by a few of 255.
+Colour profiles (ICC) are not applied.
 """
 
 from __future__ import annotations
@@ -65,10 +66,13 @@ def canvas(source: Source, size: int, mode: str = "pad", max_pixels: int = MAX_P
 
     `mode` is that of `Preprocess`: "crop", "squash" or "pad". Colours are weighted by alpha while resizing.
     """
-    if isinstance(source, bytes) and (pixels := _decode(source, max_pixels)) is not None:
-        if pixels.shape[-2:] == (size, size):
-            return pixels if len(pixels) == 4 else F.pad(pixels, (0, 0, 0, 0, 0, 1), value=255)
-    image = open_picture(source, max_pixels).convert("RGBA")
+    pixels = _decode(source, max_pixels) if isinstance(source, bytes) else None
+    if pixels is None:
+        image = open_picture(source, max_pixels).convert("RGBA")
+    elif pixels.shape[-2:] == (size, size):
+        return pixels if len(pixels) == 4 else F.pad(pixels, (0, 0, 0, 0, 0, 1), value=255)
+    else:
+        image = Image.fromarray(pixels.permute(1, 2, 0).numpy()).convert("RGBA")
     placed = _place(image, Preprocess(size=size, mode=mode), (0, 0, 0, 0), _path(source), max_pixels)
     return _tensor(placed)
 
@@ -150,6 +154,8 @@ def _path(source: Source) -> Path | str | None:
 def _bytes(source: Path | str | bytes) -> bytes:
     """The file's content; raises `BrokenPicture` when there is none."""
     path = _path(source)
+    if source is None:
+        raise BrokenPicture(None, "no picture: the record has none")
     if path is None:
         data = bytes(source)  # type: ignore[arg-type]
     else:
