@@ -79,7 +79,9 @@ class BackboneTower(ImageTower):
         if edit is not None:
             raise NoSuchDoor(f"{self.config.name} has no layers that prompts can enter; choose a ViT tower")
         if self.layout == "vector":
-            raise NoSuchDoor(f"{self.config.name} gives one vector an image and no feature map; choose another backbone")
+            raise NoSuchDoor(
+                f"{self.config.name} gives one vector an image and no feature map; choose another backbone"
+            )
         tokens = raw if isinstance(raw, Tokens) else self.embed(raw)
         assert tokens.grid is not None
         return self.project(tokens.patches()).unflatten(1, tokens.grid)

@@ -2,8 +2,8 @@
 
 Captions are shorter than the context, and a causal tower never looks ahead. So (a) the context is cut after
 the longest text, (b) rows are packed end to end, padding costs nothing outside the attention product, (c) a
-prefix that all rows share ([SOS] and common first words, or a common prompt) is computed once, (d) the last layer is computed at
-the pooled position only. All equal the full context to round-off, gradients included.
+prefix that all rows share ([SOS] and common first words, or a common prompt) is computed once, (d) the last
+layer is computed at the pooled position only. All equal the full context to round-off, gradients included.
 """
 
 from __future__ import annotations

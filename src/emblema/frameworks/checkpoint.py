@@ -22,7 +22,7 @@ from torch import Tensor
 
 from emblema.core.errors import BadCheckpoint
 from emblema.core.preprocess import Preprocess
-from emblema.encoders.tokenizers import ClipTokenizer, TrainedTokenizer
+from emblema.encoders.tokenizers import TrainedTokenizer
 from emblema.frameworks.one_tower import OneTower
 from emblema.frameworks.two_leg import TwoLegs
 from emblema.frameworks.two_tower import TwoTower
@@ -176,8 +176,6 @@ def attach_tokenizer(vlm: VLM, tokenizer: TrainedTokenizer, canary: list[int] | 
             "the tokenizer gives other ids than when the model was saved: tokenizer.json or its settings in "
             f"{CONFIG} were changed"
         )
-    if tokenizer.policy.kind == "clip" and not isinstance(tokenizer, ClipTokenizer):
-        tokenizer = ClipTokenizer()
     vlm.text.tokenizer = tokenizer  # type: ignore[assignment]
 
 
