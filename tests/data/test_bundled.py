@@ -24,8 +24,10 @@ def webp(colour):
 @pytest.fixture
 def folder(tmp_path):
     rows = [
-        {"key": f"{family}/{concept}", "image": webp((i * 20, j * 90, 0, 255)), "text": concept, "texts": ["a " + concept],
-         "family": family, "concept": concept, "split": split, "novel": concept == "dog"}
+        dict(
+            key=f"{family}/{concept}", image=webp((i * 20, j * 90, 0, 255)), text=concept, texts=["a " + concept],
+            family=family, concept=concept, split=split, novel=concept == "dog",
+        )
         for i, concept in enumerate(("cat", "dog", "bus"))
         for j, (family, split) in enumerate((("noto", "train"), ("openmoji", "test")))
     ]  # fmt: skip

@@ -115,7 +115,7 @@ def decode_segment(segment: Any, height: int, width: int) -> np.ndarray:
 
 
 def decode_counts(text: str | bytes) -> list[int]:
-    """COCO's compressed run lengths: five bits a letter from "0" on, and from the third on differences to two before."""
+    """COCO's compressed run lengths: five bits a letter from "0" on; from the third on, the change from two before."""
     counts: list[int] = []
     value = shift = 0
     for letter in text.encode() if isinstance(text, str) else text:

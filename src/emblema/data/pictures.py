@@ -7,6 +7,7 @@ Colour profiles (ICC) are not applied.
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,14 +18,21 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg, decode_webp
 
 from emblema.core.errors import BadData
 from emblema.core.preprocess import Preprocess
 
+with contextlib.suppress(ImportError):
+    import torchvision.io  # noqa: F401  (loads the decoders that torch.ops.image names)
+
 MAX_PIXELS = 89_000_000  # a larger header is taken for a decompression bomb; below Pillow's own limit
 Source = Path | str | bytes | Image.Image
 
+# torchvision's decoders as operators: its functions around them are deprecated without a replacement in torchvision.
+# Where a release has dropped them, all pictures go by Pillow.
+_decode_jpeg = getattr(torch.ops.image, "decode_jpeg", None)
+_decode_webp = getattr(torch.ops.image, "decode_webp", None)
+_UNCHANGED, _RGB = 0, 3  # torchvision's ImageReadMode
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -257,21 +265,16 @@ def _decode(data: bytes, max_pixels: int) -> Tensor | None:
 
     None leaves the verdict, and all rarer formats and modes, to Pillow.
     """
-    if data.startswith(b"\xff\xd8\xff"):
-        frame = jpeg_frame(data)
-    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        frame = webp_frame(data)
+    if data.startswith(b"\xff\xd8\xff") and _decode_jpeg is not None:
+        frame, decode = jpeg_frame(data), lambda encoded: _decode_jpeg(encoded, _RGB, True)
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP" and _decode_webp is not None:
+        frame, decode = webp_frame(data), lambda encoded: _decode_webp(encoded, _UNCHANGED)
     else:
         return None
-    if frame is None or frame[2] not in (1, 3, 4) or frame[0] * frame[1] > max_pixels or 0 in frame:
+    if frame is None or frame[0] * frame[1] > max_pixels or 0 in frame:
         return None
-    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     try:
-        if data[0] == 0xFF:
-            if frame[2] == 4:  # CMYK
-                return None
-            return decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
-        return decode_webp(encoded)
+        return decode(torch.frombuffer(bytearray(data), dtype=torch.uint8))
     except RuntimeError:
         return None
 
@@ -307,9 +310,9 @@ def webp_frame(data: bytes) -> tuple[int, int, int] | None:
 
 
 def jpeg_frame(data: bytes) -> tuple[int, int, int] | None:
-    """(width, height, components) from a JPEG's frame header; None when it has none (ITU-T T.81, annex B).
+    """(width, height, components) from the frame header of a grey or YCbCr JPEG (ITU-T T.81, annex B).
 
-    None too for an RGB JPEG that an Adobe marker declares to be stored without YCbCr, which decoders treat unalike.
+    None when there is none, for CMYK, and for colour stored as RGB or CMYK by Adobe's marker: decoders differ there.
     """
     at = 2
     while at + 9 < len(data) and data[at] == 0xFF:
@@ -321,6 +324,6 @@ def jpeg_frame(data: bytes) -> tuple[int, int, int] | None:
             return None
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
-            return width, height, data[at + 9]
+            return (width, height, data[at + 9]) if data[at + 9] in (1, 3) else None
         at += 2 + length
     return None

@@ -113,6 +113,7 @@ def index_shard(path: Path) -> Iterator[Sample | Skip]:
                 sample = sample or Sample(key)
                 sample.members[f".{suffix.lower()}"] = (member.offset_data, member.size)
                 tar.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
+            end = tar.offset
     except tarfile.TarError as error:
         if sample is not None:
             yield sample
@@ -120,6 +121,21 @@ def index_shard(path: Path) -> Iterator[Sample | Skip]:
         return
     if sample is not None:
         yield sample
+    if problem := _unread(path, end):
+        yield Skip(path.name, "broken shard", problem)
+
+
+def _unread(path: Path, end: int) -> str | None:
+    """What lies after the last member: tarfile stops without a word at a damaged header or a missing end."""
+    with path.open("rb") as file:
+        file.seek(end)
+        if not file.read(512):
+            return f"{path} ends without tar's end mark: members may be missing"
+        file.seek(end)
+        while rest := file.read(2**20):
+            if rest.strip(b"\0"):
+                return f"{path} has a damaged header at byte {end}: what follows could not be read"
+    return None
 
 
 def _item(sample: Sample, path: Path, file: Any, many: bool) -> dict[str, Any] | Skip:
