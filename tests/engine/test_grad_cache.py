@@ -17,7 +17,7 @@ def batch(n=24):
 
 
 def in_full(method, module, batch, chunk=None):
-    """With one graph. With `chunk`, samples are encoded in the same order as by the cache, so dropout draws the same."""
+    """With one graph. With `chunk`, samples are encoded in the order of the cache, so dropout draws the same."""
     chunk = chunk or len(batch)
     parts = [(i, i + chunk) for i in range(0, len(batch), chunk)]
     z = {k: torch.cat([f(batch.rows(*p)) for p in parts]) for k, f in method.encoders(module).items()}

@@ -8,7 +8,14 @@ from emblema.engine.loader import Loader
 
 
 def loader(**changes):
-    settings = dict(dataset=Squares(50), batch_size=12, size=16, views=1, canvas=canvas, view=view) | changes
+    settings = {
+        "dataset": Squares(50),
+        "batch_size": 12,
+        "size": 16,
+        "views": 1,
+        "canvas": canvas,
+        "view": view,
+    } | changes
     return Loader(**settings)
 
 
@@ -39,8 +46,8 @@ def test_slices_of_processes_make_up_the_joint_batch(world, size):
     else:
         joint = loader().batch(5)
         parts = [loader(rank=r, world=world).batch(5) for r in range(world)]
-    assert sum((p.keys for p in parts), []) == joint.keys
-    assert sum((p.texts for p in parts), []) == joint.texts
+    assert [k for p in parts for k in p.keys] == joint.keys
+    assert [t for p in parts for t in p.texts] == joint.texts
     assert torch.equal(torch.cat([p.images for p in parts]), joint.images)
     assert torch.equal(torch.cat([p.views[0] for p in parts]), joint.views[0])
     assert torch.equal(parts[0].generator.get_state(), joint.generator.get_state())
@@ -64,9 +71,9 @@ def test_leaving_early_ends_the_threads():
 @pytest.mark.parametrize(
     "changes, hint",
     [
-        (dict(dataset=Squares(0)), "no records"),
-        (dict(batch_size=51), "set optim.batch_size to 50"),
-        (dict(world=5), "use 10"),
+        ({"dataset": Squares(0)}, "no records"),
+        ({"batch_size": 51}, "set optim.batch_size to 50"),
+        ({"world": 5}, "use 10"),
     ],
 )
 def test_errors_teach(changes, hint):

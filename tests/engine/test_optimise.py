@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-from toys import Pairs, Squares, canvas, view
 from torch import nn
+from toys import Pairs, Squares, canvas, view
 
 from emblema.core.method import Optim
 from emblema.engine.loader import Loader
@@ -11,7 +11,14 @@ from emblema.engine.optimise import State, adamw, lr_at, optimise
 
 
 def batches(start, stop, **changes):
-    settings = dict(dataset=Squares(), batch_size=12, size=16, views=1, canvas=canvas, view=view) | changes
+    settings = {
+        "dataset": Squares(),
+        "batch_size": 12,
+        "size": 16,
+        "views": 1,
+        "canvas": canvas,
+        "view": view,
+    } | changes
     return (Loader(**settings).batch(s) for s in range(start, stop))
 
 

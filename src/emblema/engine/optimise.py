@@ -92,10 +92,12 @@ def optimise(
         with seed.forked(random_seed, "step", number, rank()):
             losses = gradients(method, module, batch)
         distributed.average_gradients(state.parameters)
-        norm = clip_(state.parameters, optim.clip_norm)
+        norm = total_norm(state.parameters)
         terms = distributed.mean_of({k: v.item() for k, v in losses.items()})
-        if not (math.isfinite(norm) and all(map(math.isfinite, terms.values()))):
-            raise diagnose.not_finite(method, module, replay, terms, norm, autocast(optim.precision, where))
+        if not all(map(math.isfinite, (norm.item(), *terms.values()))):
+            raise diagnose.not_finite(method, module, replay, terms, norm.item(), autocast(optim.precision, where))
+        if optim.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(state.parameters, optim.clip_norm, norm)
         state.optimiser.step()
         method.after_step(module)
         if state.ema is not None:
@@ -103,7 +105,7 @@ def optimise(
         if on_step is not None:
             now = perf_counter()
             repeated = 1 - len(set(batch.texts)) / len(batch) if batch.texts else 0.0
-            step = Step(number + 1, terms, lr, norm, len(batch) * world_size(), now - began, wait, repeated)
+            step = Step(number + 1, terms, lr, norm.item(), len(batch) * world_size(), now - began, wait, repeated)
             if number == start:
                 step.without_gradient = [n for n, p in module.named_parameters() if p.requires_grad and p.grad is None]
             on_step(step)
@@ -152,13 +154,9 @@ def adamw(module: nn.Module, optim: Optim) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=fused)
 
 
-def clip_(parameters: list[nn.Parameter], largest: float | None) -> float:
-    """Scale the gradients so that their joint norm is at most `largest`; returns the norm before."""
-    grads = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(grads)
-    if largest is not None:
-        torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
-    return norm.item()
+def total_norm(parameters: list[nn.Parameter]) -> Tensor:
+    """The norm of all gradients as one vector."""
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
 def _average(module: nn.Module, decay: float) -> Any:
