@@ -31,7 +31,7 @@ def load(name_or_path: str | Path = "default", device: str = "auto", precision: 
     """A model by name, or from a checkpoint folder. It is frozen; nothing is downloaded.
 
     `precision` is "fp32", "bf16" or "auto" (bf16 where the hardware has it). Options: `batch_size`, `threads`,
-    `cache` (a folder; None for the default).
+    `cache` (the folder of the feature cache; None for the default, False for none).
     """
     from emblema.frameworks.pretrained import load_pretrained
 
@@ -59,14 +59,14 @@ class Model:
         precision: str = "auto",
         batch_size: int = 64,
         threads: int | None = None,
-        cache: str | Path | None = None,
+        cache: str | Path | bool | None = None,
     ):
         self.vlm, self.preprocess, self.name = frozen(vlm), preprocess, name
         self.templates = checked_templates(templates)
         self.encoder = Encoder(
             vlm, preprocess, device=device, precision=precision, batch_size=batch_size, threads=threads
         )
-        self.cache = Features(cache)
+        self.cache = None if cache is False else Features(None if cache is True else cache)
 
     def __repr__(self) -> str:
         return f"<emblema model {self.name}: {self.dim} dimensions, {self.preprocess.size} px, {self.precision}>"
@@ -130,9 +130,10 @@ class Model:
 
     def features(self, data: Dataset, level: Level | str = Level.POOLED) -> Tensor:
         """Features of a data set from the cache, computed when they are not there: [N, ...]."""
-        entry = self.cache.read(self.encoder, data, level)
         name = {"hidden": "hidden", Level.PATCHES: "patches", Level.EMBEDDED: "tokens"}.get(level, "pooled")
-        return entry[name]
+        if self.cache is None:
+            return Features.compute(self.encoder, data, level)[name]
+        return self.cache.read(self.encoder, data, level)[name]
 
 
 def as_sources(images: Any) -> list[Any]:

@@ -49,14 +49,12 @@ class Features:
 
     def read(self, encoder: Encoder, data: Dataset, level: Level | str = Level.POOLED) -> Entry:
         """Features of all records of `data`, from the cache or computed now. "hidden" is a level too."""
-        stage = level if isinstance(level, str) else STAGE.get(level)
-        if stage is None:
-            raise ValueError("Level.PIXELS reads pictures, so nothing can be cached; read the data set itself")
+        stage = _stage(level)
         key = self.key(encoder, data, stage)
         folder = self.directory / "features" / key
         if (folder / "entry.json").exists():
             return Entry(key, _load(folder), hit=True)
-        arrays = self._compute(encoder, data, stage)
+        arrays = self.compute(encoder, data, stage)
         self._store(folder, arrays, {"data": data.card.name, "records": len(data), "stage": stage})
         return Entry(key, _load(folder) if folder.exists() else arrays, hit=False)
 
@@ -75,8 +73,9 @@ class Features:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
     @staticmethod
-    def _compute(encoder: Encoder, data: Dataset, stage: str) -> dict[str, Tensor]:
-        arrays, errors = encoder.images(Pictures(data), stage)
+    def compute(encoder: Encoder, data: Dataset, level: Level | str = Level.POOLED) -> dict[str, Tensor]:
+        """The same without a cache."""
+        arrays, errors = encoder.images(Pictures(data), _stage(level))
         if errors:
             shown = "; ".join(f"{data[i].key}: {reason}" for i, reason in errors[:3])
             raise BadData(f"{len(errors)} of {len(data)} pictures of {data.card.name} cannot be read: {shown}")
@@ -96,6 +95,13 @@ class Features:
             os.rename(partial, folder)
         except OSError:  # another process was first, or the disk is full
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _stage(level: Level | str) -> str:
+    stage = level if isinstance(level, str) else STAGE.get(level)
+    if stage is None:
+        raise ValueError("Level.PIXELS reads pictures, so nothing can be cached; read the data set itself")
+    return stage
 
 
 class Pictures:

@@ -1,7 +1,7 @@
 """The generated parts of the documents: `python -m emblema.report.docs [--check] [ROOT]`.
 
-README.md holds a block for each family between `<!-- systems:pretrain -->` and `<!-- /systems:pretrain -->`; each system has a
-page docs/methods/NAME.md, written from its card and its fields. Nothing here imports torch.
+README.md holds a block for each family, between `<!-- systems:pretrain -->` and `<!-- /systems:pretrain -->`; each
+system has a page docs/methods/NAME.md, written from its card and its fields. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -40,11 +40,17 @@ def _class_fields(path: Path) -> list[dict[str, str]]:
     with_card = [c for c in classes if any(_is_card(n) for n in c.body)]
     bases = [c for c in classes if path.stem == "base" and any("dataclass" in ast.unparse(d) for d in c.decorator_list)]
     for node in (n for c in with_card or bases for n in c.body):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and "ClassVar" not in ast.unparse(node):
+        if (
+            isinstance(node, ast.AnnAssign)
+            and isinstance(node.target, ast.Name)
+            and "ClassVar" not in ast.unparse(node)
+        ):
             last = lines[(node.end_lineno or node.lineno) - 1]
             comment = last.split("  # ", 1)[1].strip() if "  # " in last else ""
             default = _default(node.value) if node.value else "required"
-            found.append({"name": node.target.id, "type": ast.unparse(node.annotation), "default": default, "help": comment})
+            found.append(
+                {"name": node.target.id, "type": ast.unparse(node.annotation), "default": default, "help": comment}
+            )
     return found
 
 

@@ -98,13 +98,13 @@ def _metrics(line: Mapping[str, Any]) -> str:
         f'<tr><td>{html.escape(name)}</td><td class="n">{html.escape(formatted(name, metric))}</td></tr>'
         for name, metric in line["metrics"].items()
     )
-    about = (
-        f"{line['system']}, model {line['model']}, {line['data']} ({line['split']}), protocol {line['protocol']['name']} "
-        f"{line['protocol']['hash']}, {line['seconds']:.1f} s"
-    )
+    protocol = f"protocol {line['protocol']['name']} {line['protocol']['hash']}"
+    who = f"{line['system']}, model {line['model']}, {line['data']} ({line['split']})"
+    about = f"{who}, {protocol}, {line['seconds']:.1f} s"
     notes = "".join(f'<p class="soft">{html.escape(note)}</p>' for note in line.get("notes", ()))
     head = '<tr><th>metric</th><th class="n">value [95 % interval]</th></tr>'
-    return f'<h2>{html.escape(line["task"])}</h2><p class="soft">{html.escape(about)}</p>{notes}<table>{head}{rows}</table>'
+    title = f'<h2>{html.escape(line["task"])}</h2><p class="soft">{html.escape(about)}</p>'
+    return f"{title}{notes}<table>{head}{rows}</table>"
 
 
 def _figure(item: Mapping[str, Any]) -> str:
@@ -135,7 +135,9 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     numeric = {c for c in columns if all(isinstance(r.get(c), int | float | None) for r in rows)}
     head = "".join(f"<th{' class=n' if c in numeric else ''}>{html.escape(c)}</th>" for c in columns)
     body = "".join(
-        "<tr>" + "".join(f"<td{' class=n' if c in numeric else ''}>{html.escape(_shown(r.get(c)))}</td>" for c in columns) + "</tr>"
+        "<tr>"
+        + "".join(f"<td{' class=n' if c in numeric else ''}>{html.escape(_shown(r.get(c)))}</td>" for c in columns)
+        + "</tr>"
         for r in rows
     )
     return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'

@@ -38,7 +38,12 @@ def results(lines: Iterable[Mapping[str, Any]], metrics: Sequence[str] = ()) -> 
     for (name, hash_), group in groups.items():
         shown = metrics or list(dict.fromkeys(m for one in group for m in one["metrics"] if "/" not in m))
         rows = [
-            [one["system"], one["model"], *(formatted(m, one["metrics"].get(m, {})) for m in shown), f"{one['seconds']:.1f}"]
+            [
+                one["system"],
+                one["model"],
+                *(formatted(m, one["metrics"].get(m, {})) for m in shown),
+                f"{one['seconds']:.1f}",
+            ]
             for one in group
         ]
         table = markdown(["system", "model", *shown, "seconds"], rows, "ll" + "r" * (len(shown) + 1))

@@ -19,7 +19,7 @@ _HERE = Path(__file__).parent
 @cache
 def cards() -> list[dict[str, Any]]:
     """The cards of all tasks, by name."""
-    files = [f for f in sorted(_HERE.glob("*.py")) if "TaskCard(" in f.read_text(encoding="utf-8")]
+    files = [f for f in sorted(_HERE.glob("*.py")) if "\n    card = TaskCard(" in f.read_text(encoding="utf-8")]
     return [read_card(f) | {"file": f.stem} for f in files]
 
 
