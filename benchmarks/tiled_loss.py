@@ -1,9 +1,9 @@
-"""Contrastive loss and gradient: emblema's tiled form beside `open_clip.loss.ClipLoss`, time and extra memory.
+"""Contrastive loss and gradient: the tiled form beside `open_clip.loss.ClipLoss`, time and extra memory.
 
     python benchmarks/tiled_loss.py --batch 4096 16384 --rounds 5 --out benchmarks/results/tiled_loss.jsonl
 
-Variants run in turn (A B C D A B C D ...); a ratio is the median of the per-round ratios, with its range. Extra peak
-memory is the high-water mark of a child process minus that after a step at B = 1024.
+Variants run in turn (A B C D A B C D ...); a ratio is the median of the per-round ratios, with its range.
+Extra peak memory is the high-water mark of a child process minus that after a step at B = 1024.
 """
 
 from __future__ import annotations
@@ -109,7 +109,9 @@ def measure(batch: int, dim: int, rounds: int, names: list[str], memory: bool) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch", type=int, nargs="+", default=[4096, 16384])
     parser.add_argument("--large", action="store_true", help="also B = 32768, the tiled forms only")
     parser.add_argument("--dim", type=int, default=512)
@@ -124,7 +126,10 @@ def main() -> None:
     names = list(VARIANTS)
     jobs = [(batch, names) for batch in args.batch] + ([(32768, names[2:])] if args.large else [])
     results = []
-    print(f"{'B':>6} {'variant':<15} {'ms':>8} {'speed-up':>8} {'range':>14} {'gradient':>9} {'extra MB':>9} {'kB/row':>7}")
+    print(
+        f"{'B':>6} {'variant':<15} {'ms':>8} {'speed-up':>8} {'range':>14} "
+        f"{'gradient':>9} {'extra MB':>9} {'kB/row':>7}"
+    )
     for batch, chosen in jobs:
         result = measure(batch, args.dim, args.rounds, chosen, not args.no_memory)
         results.append(result)

@@ -1,9 +1,10 @@
 """See the joint batch of all processes; on one process every function here is the identity.
 
-The convention of every loss in `emblema.objectives`: each process scores **its own rows against all columns** and
-returns the mean over its own rows. DDP averages gradients over processes, so the averaged gradient (logit scale
-included) is that of the mean over the joint batch on one process. The backward of `gather` is what makes this true:
-it *sums* over processes what each of them wants of a row, and hands the sum to the process that owns the row.
+The convention of every loss in `emblema.objectives`: each process scores **its own rows against all columns**
+and returns the mean over its own rows. DDP averages gradients over processes, so the averaged gradient (logit
+scale included) is that of the mean over the joint batch on one process. The backward of `gather` is what
+makes this true: it *sums* over processes what each of them wants of a row, and hands the sum to the process
+that owns the row.
 """
 
 from __future__ import annotations
@@ -28,14 +29,17 @@ def rank() -> int:
 def gather(x: Tensor) -> Tensor:
     """Stack the rows of every process in rank order, with gradient: [b, ...] -> [world_size * b, ...].
 
-    Every process must call it, forward and backward, in the same order. Under `torch.no_grad` only values travel.
+    Every process must call it, forward and backward, in the same order. Under `torch.no_grad` only values
+    travel.
 
     Raises:
         ValueError: the processes hold different numbers of rows.
     """
     if world_size() == 1:
         return x
-    rows = gather_objects(len(x))
+    sizes = torch.empty(world_size(), 1, dtype=torch.long, device=x.device)
+    dist.all_gather_into_tensor(sizes, torch.tensor([len(x)], device=x.device))
+    rows = sizes.flatten().tolist()
     if len(set(rows)) > 1:
         raise ValueError(
             f"gather: the processes hold {rows} rows, expected the same number on each. "

@@ -1,13 +1,13 @@
 """Eqs. 2-3 and the sigmoid loss without the B x B matrix: one tile of logits at a time.
 
-The dense losses keep several B x B matrices for the backward pass: at B = 32 768 that is 4 GB each. Here the logits
-are streamed through one small buffer, and computed again in the backward pass. Values and gradients (features, scale,
-bias) are those of the dense losses; memory grows with B, not B². One tile serves both directions, which also makes
-this the faster form: four matrix products a step where the dense form needs six.
+The dense losses keep several B x B matrices for the backward pass: at B = 32 768 that is 4 GB each. Here the
+logits are streamed through one small buffer, and computed again in the backward pass. Values and gradients
+(features, scale, bias) are those of the dense losses; memory grows with B, not B². One tile serves both
+directions, which also makes this the faster form: four matrix products a step where the dense form needs six.
 
-Numerics. A tile is exponentiated once, and its row and column sums are merged into running log-sum-exps. Each sum is
-then checked: where one lies so low or so high that fp32 lost digits (large scales), the tile is summed again, each row
-and each column relative to its own maximum. Nothing underflows or overflows, at any scale.
+Numerics. A tile is exponentiated once, and its row and column sums are merged into running log-sum-exps. Each
+sum is then checked: where one lies so low or so high that fp32 lost digits (large scales), the tile is summed
+again, each row and each column relative to its own maximum. Nothing underflows or overflows, at any scale.
 
 With several processes each holds the tiles of its own rows against all columns (see `emblema.core.gather`).
 """
@@ -37,8 +37,8 @@ def tiled_contrastive(
         z_text: [B, D] unit rows; row i is the pair of image i.
         scale: 1 / tau.
         tile: side of the square of logits that is held at a time.
-        bf16: multiply in bfloat16, for CPUs and GPUs that are faster at it; exponentials, sums and gradients of
-            several tiles are still added in fp32.
+        bf16: multiply in bfloat16, for hardware that is faster at it; exponentials and sums stay fp32, as does
+            the sum of gradients over tiles.
 
     Returns:
         The scalar 1/2 (L_I2T + L_T2I), >= 0, mean over the rows of this process.
@@ -142,12 +142,16 @@ class _Contrastive(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows, columns, scale, row_lse, column_lse = ctx.saved_tensors
         b, mine = len(rows), _own(len(rows))
-        g_row = (grads[0] / (2 * b)).expand(b)  # [b]  weight of each image's row in the total loss of all processes
+        g_row = (grads[0] / (2 * b)).expand(
+            b
+        )  # [b]  weight of each image's row in the total loss of all processes
         g_column = gather(g_row)  # [B]  and of each text's column
         to_rows, to_columns = torch.zeros_like(rows), torch.zeros_like(columns)
         tiles = _Tiles(rows, columns, scale, *ctx.options)
         for i, j, logits, weights in tiles:
-            _softmax_weights(logits, weights, row_lse[i, None], column_lse[None, j], g_row[i, None], g_column[None, j])
+            _softmax_weights(
+                logits, weights, row_lse[i, None], column_lse[None, j], g_row[i, None], g_column[None, j]
+            )
             tiles.spread(logits, i, j, to_rows, to_columns)
         to_rows -= (2 * g_row)[:, None] * columns[mine]  # the pairs themselves, exactly
         to_columns[mine] -= (2 * g_row)[:, None] * rows
@@ -155,7 +159,9 @@ class _Contrastive(torch.autograd.Function):
         return to_rows.mul_(scale), to_columns.mul_(scale), to_scale, None, None
 
 
-def _softmax_weights(s: Tensor, scratch: Tensor, row: Tensor, column: Tensor, g_row: Tensor, g_column: Tensor) -> None:
+def _softmax_weights(
+    s: Tensor, scratch: Tensor, row: Tensor, column: Tensor, g_row: Tensor, g_column: Tensor
+) -> None:
     """In place: s <- g_row * exp(s - row) + g_column * exp(s - column)."""
     if _furthest(row, column) > SAFE:  # measure from the lowest log-sum-exp of the tile
         low = torch.minimum(row.min(), column.min())
