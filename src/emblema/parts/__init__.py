@@ -1,5 +1,1 @@
-<<<<<<< HEAD
 """Blocks that two or more systems use."""
-=======
-"""Blocks that two or more methods use: queues, moving averages, masks."""
->>>>>>> objectives
