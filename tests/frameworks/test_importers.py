@@ -25,7 +25,8 @@ def perturb(model):
     with torch.no_grad():
         for name, value in model.state_dict().items():
             if value.is_floating_point() and "logit" not in name:
-                value.add_(torch.randn(value.shape, generator=generator).abs() * 0.02)
+                noise = torch.randn(value.shape, generator=generator) * (0.02 if value.dim() > 1 else 0.3)
+                value.add_(noise.abs() if "running_var" in name else noise)
     return model.eval()
 
 

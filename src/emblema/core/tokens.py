@@ -58,10 +58,13 @@ class Tokens:
                 "there would join its padding. Insert it inside the text, or encode texts of one length together"
             )
         visible = self._visible_with(n, at) if self.visible is not None or read_only else None
-        if read_only and visible is not None:
-            others = torch.ones(length + n, dtype=torch.bool, device=x.device)
-            others[at : at + n] = False
-            visible[others, at : at + n] = False
+        if visible is not None:
+            mine = torch.zeros(length + n, dtype=torch.bool, device=x.device)
+            mine[at : at + n] = True
+            if read_only:
+                visible[~mine, at : at + n] = False
+            else:  # reads what all may read: what it told the others would else betray read-only prompts
+                visible[at : at + n] = visible.all(0)
         joined = at == self.shared or at < self.shared
         same = len(prompt) == 1 and joined
         return replace(
