@@ -24,10 +24,8 @@ def webp(colour):
 @pytest.fixture
 def folder(tmp_path):
     rows = [
-        dict(
-            key=f"{family}/{concept}", image=webp((i * 20, j * 90, 0, 255)), text=concept, texts=["a " + concept],
-            family=family, concept=concept, split=split, novel=concept == "dog",
-        )
+        {"key": f"{family}/{concept}", "image": webp((i * 20, j * 90, 0, 255)), "text": concept,
+         "texts": ["a " + concept], "family": family, "concept": concept, "split": split, "novel": concept == "dog"}
         for i, concept in enumerate(("cat", "dog", "bus"))
         for j, (family, split) in enumerate((("noto", "train"), ("openmoji", "test")))
     ]  # fmt: skip
@@ -37,7 +35,7 @@ def folder(tmp_path):
     pq.write_table(pa.Table.from_pylist(view), tmp_path / "emblem-objects.parquet")
     photos = [{"key": "p", "image": webp((9, 9, 9, 255)), "text": "a", "label": "x", "split": "test"}]
     pq.write_table(pa.Table.from_pylist(photos), tmp_path / "emblem-photos.parquet")
-    cards = {"emblems": {"task": "image-text"}, "emblem-photos": {"trainable": False, "title": "Photographs"}}
+    cards = {"sets": {"emblem-photos": {"evaluation_only": True, "title": "Photographs", "licences": {"CC0-1.0": 1}}}}
     (tmp_path / "cards.json").write_text(json.dumps(cards))
     return tmp_path
 
@@ -76,6 +74,7 @@ def test_views_compose_and_cross_processes(folder):
 
 def test_evaluation_data_never_comes_out_as_training_data(folder):
     photos = read_bundled("emblem-photos", folder)
+    assert (photos.card.title, photos.card.licence, photos.card.trainable) == ("Photographs", "CC0-1.0", False)
     with pytest.raises(BadData, match="evaluation only"):
         photos.split("train")
     with pytest.raises(BadData, match="evaluation only"):

@@ -232,7 +232,7 @@ def test_pixels_equal_open_clips_transform(size, mode, theirs):
         want = ((transform(Image.open(io.BytesIO(photo))) * 0.25 + 0.5) * 255).round().int()
         assert torch.equal(load_image(photo, preprocess, fast=False).int(), want)
         fast = (load_image(photo, preprocess).int() - want).abs().float()
-        assert fast.mean() < 0.25 and fast.max() <= 2
+        assert fast.mean() < 0.25 and fast.max() <= 4
 
 
 def test_geometry_of_odd_sizes():

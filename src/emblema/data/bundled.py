@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -37,9 +37,8 @@ def _read(name: str, folder: Path) -> Records:
         columns["domain"] = columns["family"]
     for label in ("label", "action"):
         if label in columns:
-            names = card_of(name, folder).get("class_names", ())
             columns["label_name"] = columns[label]
-            columns["label"], class_names = encode_labels(columns[label].values.to_pylist(), names)
+            columns["label"], class_names = encode_labels(columns[label].values.to_pylist())
             break
     else:
         class_names = []
@@ -64,20 +63,13 @@ def _lender(folder: Path) -> tuple[dict[str, int], LazyColumn]:
     return {k: i for i, k in enumerate(keys.values.to_pylist())}, pictures
 
 
-def card_of(name: str, folder: Path) -> dict[str, Any]:
-    """What `cards.json` says of a set; empty when it says nothing."""
-    return read_cards(folder).get(name, {})
-
-
 def _card(name: str, folder: Path, columns: dict[str, Sequence], classes: int) -> DatasetCard:
-    """The card as a value; what `cards.json` does not say is counted."""
-    said = card_of(name, folder)
-    known = {k: said[k] for k in ("title", "task", "licence", "source", "sizes", "sha256", "trainable") if k in said}
-    splits = columns["split"].values.value_counts().to_pylist() if "split" in columns else []
-    counted = {
-        "title": name,
-        "task": "classification" if classes else "image-text",
-        "sizes": {s["values"]: s["counts"] for s in splits} or {"all": len(columns["key"])},
-        "notes": tuple(said.get("notes", ())),
-    }
-    return DatasetCard(name=name, classes=classes, **(counted | known))
+    """The card as a value; without one in `cards.json`, what can be counted."""
+    said = read_cards(folder).get(name)
+    if said is not None:
+        known = {f.name for f in fields(DatasetCard)}
+        return DatasetCard(**{**{k: v for k, v in said.items() if k in known}, "classes": classes})
+    splits = columns["split"].values.value_counts().to_pylist() if "split" in columns else []  # type: ignore
+    sizes = {s["values"]: s["counts"] for s in splits} or {"all": len(columns["key"])}
+    task = "classification" if classes else "image-text"
+    return DatasetCard(name=name, title=name, task=task, classes=classes, sizes=sizes)

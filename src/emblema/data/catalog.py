@@ -29,6 +29,7 @@ LAYOUTS = {
     "shards": "WebDataset tar files",
     "coco": "COCO instances or captions",
 }
+PARTS = ("backgrounds", "multilingual")  # bundled, but no set of pictures with words
 GENERATED = {
     "emblem-scenes": {
         "name": "emblem-scenes",
@@ -43,48 +44,80 @@ GENERATED = {
 
 @cache
 def read_cards(folder: Path = FOLDER) -> dict[str, dict[str, Any]]:
-    """{name: card} of `cards.json`, which may hold a list of cards or a mapping; empty when there is no file."""
+    """{name: card} of the bundled sets, from the `cards.json` that their builder writes; empty when there is none."""
     path = folder / "cards.json"
     if not path.exists():
         return {}
     data = json.loads(path.read_text(encoding="utf-8"))
-    if isinstance(data, dict) and isinstance(data.get("cards"), list | dict):
-        data = data["cards"]
-    pairs = data.items() if isinstance(data, dict) else ((card["name"], card) for card in data)
-    return {name: {**card, "name": name} for name, card in pairs}
+    return {name: _card(name, said) for name, said in data.get("sets", data).items()}
 
 
-def cards() -> list[dict[str, Any]]:
-    """The cards of the bundled and the generated sets, by name."""
-    found = GENERATED | {n: c for n, c in read_cards().items() if n not in ("backgrounds", "multilingual")}
+def _card(name: str, said: dict[str, Any]) -> dict[str, Any]:
+    """What `cards.json` says, with the names of `DatasetCard`'s fields added."""
+    classes = said.get("classes", ())
+    task = said.get("task") or ("action" if "action" in name else "classification" if classes else "image-text")
+    ours = {
+        "name": name,
+        "title": said.get("title", name),
+        "task": task,
+        "licence": ", ".join(said.get("licences", ())) or "of its owner",
+        "source": ", ".join(said.get("sources", ())),
+        "classes": len(classes),
+        "sizes": dict(said.get("split_rows", {})),
+        "sha256": said.get("sha256", ""),
+        "trainable": not said.get("evaluation_only", False),
+        "notes": tuple(said[k] for k in ("use", "splits") if said.get(k)),
+    }
+    return {**said, **ours}
+
+
+def cards(folder: Path | None = None) -> list[dict[str, Any]]:
+    """The cards of the bundled and the generated sets, by name; `folder` is another that the builder has filled."""
+    found = GENERATED | {n: c for n, c in read_cards(folder or FOLDER).items() if n not in PARTS}
     return [found[name] for name in sorted(found)]
 
 
-def names() -> list[str]:
+def names(folder: Path | None = None) -> list[str]:
     """What `load` knows by name."""
-    return [card["name"] for card in cards()]
+    return [card["name"] for card in cards(folder)]
 
 
-def load(name_or_path: str | Path, split: str | None = None, on_broken: OnBroken = "skip") -> Records:
+def load(
+    name_or_path: str | Path,
+    split: str | None = None,
+    on_broken: OnBroken = "skip",
+    verify: bool = False,
+    folder: Path | None = None,
+) -> Records:
     """The records of a bundled set or of a path, all or one split.
 
-    `on_broken` says what happens to items that cannot be used: left out and listed in `.report`, or refused. Raises
-    `UnknownName` for what is neither a name nor a path, and `BadData` for a set that cannot be used as asked:
-    evaluation data as a training split, for one.
+    `on_broken` says what happens to items that cannot be used: left out and listed in `.report`, or refused. Reading
+    finds missing and empty files and captions; `verify` decodes every picture beforehand too. `folder` holds bundled
+    sets other than the package's own. Raises `UnknownName` for what is neither a name nor a path, and `BadData` for a
+    set that cannot be used as asked: evaluation data as a training split, for one.
     """
     name = str(name_or_path)
     if name in GENERATED:
         from emblema.data.scenes import Scenes
 
-        records: Records = Scenes(split=split or "train")
-        return records
-    if name in names():
+        records: Records = Scenes(folder=folder)
+    elif name in names(folder):
         from emblema.data.bundled import read_bundled
 
-        records = read_bundled(name)
+        records = read_bundled(name, folder)
+        if records.card.task == "action":
+            from emblema.data.actions import as_clips
+
+            records = as_clips(records)
     else:
         records = read_path(name, on_broken)
-    return records.split(split) if split is not None else records
+    if split is not None:
+        records = records.split(split)
+    if verify:
+        from emblema.data.check import only_sound
+
+        records = only_sound(records, on_broken)
+    return records
 
 
 def read_path(path: str | Path, on_broken: OnBroken = "skip") -> Records:
