@@ -1,8 +1,8 @@
 """What a run will need, before it starts: parameters, memory by part, steps, time.
 
 The model is made on the `meta` device, so nothing large is allocated. Memory is counted from shapes: weights,
-gradients and moments exactly, activations as what autograd keeps a block, for the two towers. Time is the arithmetic of a
-step over what this machine was measured to do in half a second, at a share of it that real steps reach.
+gradients and moments exactly, activations as what autograd keeps a block, for the two towers. Time is the arithmetic
+of a step over what this machine did in half a second, at the share of it that real steps reach.
 """
 
 from __future__ import annotations
