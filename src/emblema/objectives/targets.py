@@ -155,7 +155,7 @@ def momentum_softmax(
 
 
 def mixup(b: int, share: float, device: torch.device | str | None = None) -> Tensor:
-    """ZeroVL: sample i was mixed as share * x_i + (1 - share) * x_(b-1-i), so its target is mixed too: [b, B].
+    """ZeroVL: sample i was mixed as share * x_i + (1 - share) * x_(b-1-i), so is its target: [b, B].
 
     The partner is that of the reversed batch of this process (`x.flip(0)`). Cui et al. 2021 (2112.09331).
     """
