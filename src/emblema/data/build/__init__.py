@@ -1,10 +1,11 @@
 """The builder of the bundled data sets: from pinned packages to `bundled/`, the same bytes each time.
 
-It needs the extra `build` (resvg-py), the clients npm, apt-get and dpkg-deb, and the network on its first run only.
+It needs the extra `build` (resvg-py), the clients npm, apt-get and dpkg-deb, and at first the network.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 from .packages import PACKAGES, PackageError, default_cache
@@ -15,12 +16,17 @@ STEPS = ("emblems", "photos", "backgrounds", "actions", "downstream", "cards")
 
 
 def build_all(
-    out_dir: Path, cache_dir: Path | None = None, only: str | None = None, larger: bool = False
+    out_dir: Path,
+    cache_dir: Path | None = None,
+    only: str | None = None,
+    larger: bool = False,
+    attribution: Path | None = None,
 ) -> None:
-    """Write all bundled sets, or those of one step, into `out_dir`, and `ATTRIBUTION.md` beside them.
+    """Write all bundled sets, or those of one step, into `out_dir`.
 
-    `only` is one of `STEPS`; `downstream` and `cards` read what the earlier steps wrote. `larger` takes more icon
-    sets into `emblems` than are shipped. Raises `ValueError` for an unknown step, `PackageError` when a package
+    `only` is one of `STEPS`; `downstream` and `cards` read what the earlier steps wrote. `larger` takes more
+    icon sets into `emblems` than are shipped. `attribution` is where the page of credits goes, by default
+    `ATTRIBUTION.md` in `out_dir`. Raises `ValueError` for an unknown step, `PackageError` when a package
     cannot be had.
     """
     if only is not None and only not in STEPS:
@@ -28,21 +34,15 @@ def build_all(
     cache = cache_dir or default_cache()
     out_dir.mkdir(parents=True, exist_ok=True)
     for step in STEPS if only is None else (only,):
-        _run(step, out_dir, cache, larger)
+        if step == "emblems":
+            from .emblems import build
 
+            build(out_dir, cache, larger=larger)
+        elif step == "cards":
+            from . import attribution as credits
+            from . import cards
 
-def _run(step: str, out: Path, cache: Path, larger: bool) -> None:
-    """One step; modules are imported here so that `--help` needs none of them."""
-    if step == "emblems":
-        from . import emblems
-
-        emblems.build(out, cache, larger=larger)
-    elif step == "cards":
-        from . import attribution, cards
-
-        cards.build(out)
-        attribution.build(out, cache, out / "ATTRIBUTION.md")
-    else:
-        from importlib import import_module
-
-        import_module(f".{step}", __name__).build(out, cache)
+            cards.build(out_dir)
+            credits.build(out_dir, cache, attribution or out_dir / "ATTRIBUTION.md")
+        else:
+            import_module(f".{step}", __name__).build(out_dir, cache)

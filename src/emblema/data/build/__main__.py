@@ -17,8 +17,9 @@ def main() -> None:
     )
     parser.add_argument("--only", choices=STEPS, default=None, help="build one step only")
     parser.add_argument("--larger", action="store_true", help="take more icon sets than are shipped")
+    parser.add_argument("--attribution", type=Path, default=None, help="file for the page of credits")
     options = parser.parse_args()
-    build_all(options.out, options.cache, options.only, options.larger)
+    build_all(options.out, options.cache, options.only, options.larger, options.attribution)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`emblem-actions`: short clips of creatures and of people put together from layers, with the action they show."""
+"""`emblem-actions`: short clips of creatures, and of people put together from layers, with their actions."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ Clip = tuple[
 
 
 def _creatures(mods: Path) -> Iterator[Clip]:
-    """The clips of all creatures in half of the directions; the other half alternates from creature to creature."""
+    """The clips of all creatures, in the even or the odd directions by turns."""
     for number, (file, (mod, name)) in enumerate(sorted(CREATURES.items())):
         layer = _load(mods / mod, f"animations/enemies/{file}.txt", mods)
         for action in _distinct_actions(layer[1]):
@@ -165,7 +165,7 @@ def _creatures(mods: Path) -> Iterator[Clip]:
 
 
 def _people(mods: Path) -> Iterator[Clip]:
-    """The clips of all people, each a body, clothes, a weapon and perhaps a shield, in half of the directions."""
+    """The clips of all people: body, clothes, weapon and perhaps a shield, in half of the directions."""
     order = layer_order((mods / "fantasycore" / "engine" / "hero_layers.txt").read_text("utf-8"))
     for number, (name, (folder, clothes, weapon, shield)) in enumerate(sorted(PEOPLE.items())):
         parts = dict(zip(PARTS, clothes)) | {"main": weapon, "off": shield}
@@ -204,7 +204,7 @@ def _load(mod: Path, path: str, mods: Path) -> Layer:
 
 
 def _distinct_actions(actions: Mapping[str, Action]) -> list[str]:
-    """The actions that have a class, without those that repeat the frames of one that is preferred to them."""
+    """The actions that have a class, without those that repeat the frames of a preferred one."""
     seen: list[set[tuple[Frame, int]]] = []
     found = []
     for name in PREFERRED:

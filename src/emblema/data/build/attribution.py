@@ -30,6 +30,7 @@ TEXTS = {
     "CC-BY-4.0": "https://creativecommons.org/licenses/by/4.0/",
     "CC-BY-SA-3.0": "https://creativecommons.org/licenses/by-sa/3.0/",
     "CC-BY-SA-4.0": "https://creativecommons.org/licenses/by-sa/4.0/",
+    "CC-PDDC": "https://creativecommons.org/licenses/publicdomain/",
     "BSD-3-Clause": "https://spdx.org/licenses/BSD-3-Clause.html",
     "LGPL-3.0-only": "https://www.gnu.org/licenses/lgpl-3.0.html",
     "LicenseRef-Public-Domain": "the author gave the work to the public domain",
@@ -107,9 +108,12 @@ def page(rows: list[Credit], photos: list[tuple[str, str, str, str]]) -> str:
     lines = [
         "# Attribution of the bundled pictures",
         "",
-        "Written by `python -m emblema.data.build`; do not edit. The code of Emblema is Apache-2.0; the pictures in "
-        "`src/emblema/data/bundled` keep the licences of their authors. All were scaled down, turned into WebP or "
-        "PNG, and some were cropped or put together from layers. **Share-alike** marks sets whose changed copies "
+        "Written by `python -m emblema.data.build`; do not edit. The code of Emblema is Apache-2.0; the "
+        "pictures in "
+        "`src/emblema/data/bundled` keep the licences of their authors. All were scaled down, turned into "
+        "WebP or "
+        "PNG, and some were cropped or put together from layers. **Share-alike** marks sets "
+        "whose changed copies "
         "must ship under the same licence.",
         "",
         "| set | authors | licence | package | pictures |",

@@ -18,7 +18,7 @@ SIDE = 128  # pixels, width and height of a crop
 CROPS = 30  # of each photograph
 QUALITY = 80
 COLUMNS = ("key", "image", "family", "author", "licence", "source", "split")
-# Photographs that show no object class. Left out for that reason: EveningGlow (boats), Kite, ColorfulCups, FallenLeaf.
+# Photographs that show no object class; EveningGlow (boats), Kite, ColorfulCups and FallenLeaf show one.
 PHOTOGRAPHS = {
     "BytheWater": "test",
     "ColdRipple": "train",

@@ -1,4 +1,4 @@
-"""`cards.json`, `templates.json` and `ATTRIBUTION.md`: what the sets hold, counted from the files themselves."""
+"""`cards.json` and `templates.json`: what the sets hold, counted from the files themselves."""
 
 from __future__ import annotations
 

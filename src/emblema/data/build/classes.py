@@ -1,4 +1,4 @@
-"""Which emoji are object classes: near-synonyms merged, indistinguishable ones left out, each with its reason."""
+"""Which emoji are object classes: near-synonyms merged, lookalikes left out, each with its reason."""
 
 from __future__ import annotations
 
@@ -125,7 +125,6 @@ MERGED: dict[str, tuple[tuple[str, ...], str]] = {
     "champagne bottle": (("bottle with popping cork",), "plain name"),
     "soft serve ice cream": (("soft ice cream",), "plain name"),
     "coffee": (("hot beverage",), "plain name"),
-    "piggy nose": (("pig nose",), "plain name"),
     "open lock": (("unlocked",), "plain name"),
     "gift": (("wrapped gift",), "plain name"),
     "target": (("bullseye",), "plain name"),
@@ -206,7 +205,8 @@ class ObjectClass:
 def object_classes(concepts: Mapping[str, Concept], drawn: Iterable[tuple[str, str]]) -> list[ObjectClass]:
     """The classes drawn by at least `MIN_FAMILIES` studios, sorted by label.
 
-    `drawn` holds (concept id, family) of each picture. Raises `KeyError` when the lists above name an unknown label.
+    `drawn` holds (concept id, family) of each picture. Raises `KeyError` when a list above names an unknown
+    label.
     """
     studios: dict[str, set[str]] = {}
     for concept, family in drawn:

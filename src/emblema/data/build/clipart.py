@@ -15,7 +15,7 @@ from .raster import Drawing
 from .words import caption, listed, plain, unique
 
 FAMILY = "openclipart"
-LICENCE = "CC0-1.0"  # the package says: public domain dedication
+LICENCE = "CC-PDDC"  # Creative Commons Public Domain Dedication and Certification, says the package
 # Left out: trademarks, doubles, and folders that hold paint (patterns, gradients) or half-empty frames.
 LEFT_OUT_FOLDERS = (
     "logos",
@@ -35,8 +35,8 @@ LEFT_OUT_FOLDERS = (
 )
 # Left out: hate symbols, nudity, cruelty.
 LEFT_OUT_WORDS = listed("""
-    nazi nazis swastika hitler ss reich wehrmacht fascist kkk klan confederate sex sexy nude naked erotic penis vagina
-    porn bdsm breast breasts boobs topless suicide hanging terrorist slave execution
+    nazi nazis swastika hitler ss reich wehrmacht fascist kkk klan confederate sex sexy nude naked
+    erotic penis vagina porn bdsm breast breasts boobs topless suicide hanging terrorist slave execution
 """)
 _POOR_TITLE = re.compile(
     r"^(?:architetto|francesco|untitled|unnamed|drawing|image|new document|title|test|no title"
@@ -74,7 +74,7 @@ class Leaf:
 
 
 def drawings(cache: Path, english: frozenset[str]) -> list[Drawing]:
-    """All clip-art that has words and is fit for a general audience; `english` holds captions known to be English."""
+    """All clip-art with words, fit for a general audience; `english` holds captions known to be English."""
     leaves = list(_leaves(unpacked("openclipart", cache) / "usr" / "share" / "openclipart" / "svg"))
     titles = Counter(plain(leaf.title) for leaf in leaves)
     found = (_drawing(leaf, titles[plain(leaf.title)], english) for leaf in leaves)
@@ -148,7 +148,7 @@ def best_caption(title: str, others: list[str], creator: str) -> str:
 
 
 def without_author(name: str, creator: str) -> str:
-    """A name without the words of its author at the end, whole or cut short: `"half_egg_jean-victor_bal_01"`."""
+    """A name without its author at the end, whole or cut short: `"half_egg_jean-victor_bal_01"`."""
     words = caption(name).split()
     authors = plain(creator).split()
     while len(words) > 1 and (

@@ -37,16 +37,17 @@ TWIN_FLAGS = frozenset(
     name.strip()
     for name in """
     bouvet island|svalbard and jan mayen|saint martin|st martin|clipperton island|u s outlying islands
-    heard and mcdonald islands|heard mcdonald islands|diego garcia|ceuta and melilla|ceuta melilla|ascension island
-    tristan da cunha|french guiana|guadeloupe|martinique|mayotte|réunion|saint pierre and miquelon|st pierre miquelon
-    st pierre and miquelon|st barthélemy|wallis and futuna|wallis futuna|new caledonia|caribbean netherlands
-    st helena|chad|monaco|canary islands|sark
+    heard and mcdonald islands|heard mcdonald islands|diego garcia|ceuta and melilla|ceuta melilla
+    ascension island|tristan da cunha|french guiana|guadeloupe|martinique|mayotte|réunion
+    saint pierre and miquelon|st pierre miquelon|st pierre and miquelon|st barthélemy|wallis and futuna
+    wallis futuna|new caledonia|caribbean netherlands|st helena|chad|monaco|canary islands|sark
 """.replace("\n", "|").split("|")
 )
 SILHOUETTES = listed("""
-    shield skull arrow mask eye star sword helmet bottle bag flag hat bomb tower door ring leaf gate gun bridge tree
-    crown sun boot axe house key tentacle flower necklace egg wing bucket book knife fish tank pot hammer mushroom
-    lantern pyramid spider chair lock rose wheel truck shirt trident fence medal
+    shield skull arrow mask eye star sword helmet bottle bag flag hat bomb tower door ring leaf gate gun
+    bridge tree crown sun boot axe house key tentacle flower necklace egg wing bucket book knife fish
+    tank pot hammer mushroom lantern pyramid spider chair lock rose wheel truck shirt trident fence
+    medal
 """)
 FASHION = (
     "t-shirt",
@@ -135,7 +136,7 @@ def _faces(
 
 
 def in_parts(keys: Iterable[str], sizes: Mapping[str, int], salt: str) -> dict[str, str]:
-    """Key -> split: the keys in the order of their hashes, dealt out by the given numbers; the rest is left out."""
+    """Key -> split: keys in hash order, dealt out by the given numbers; the rest is dropped."""
     ordered = sorted(keys, key=lambda key: share(key, salt))
     splits = [split for split, size in sizes.items() for _ in range(size)]
     return dict(zip(ordered, splits))

@@ -1,4 +1,4 @@
-"""`emblems` and `emblem-objects`: emoji, icons and clip-art in one table of image-text pairs, and its classes."""
+"""`emblems` and `emblem-objects`: emoji, icons and clip-art as image-text pairs, and their classes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TRANSLATION_COLUMNS = ("concept", "lang", "label", "tags")
 
 
 def build(out: Path, cache: Path, workers: int = 2, larger: bool = False) -> None:
-    """Write `emblems.parquet`, `emblem-objects.parquet` and `multilingual.parquet`; `larger` takes in more icons."""
+    """Write `emblems.parquet`, `emblem-objects.parquet` and `multilingual.parquet`; `larger`: more icons."""
     names = emoji.Names(cache)
     known = frozenset(c.label for c in names.concepts.values())
     drawings = (

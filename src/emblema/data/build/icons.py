@@ -35,9 +35,10 @@ MORE_SETS: dict[str, tuple[str, ...]] = {
     "streamline-cyber-color": (),
 }
 UI_CATEGORIES = listed("""
-    Abstract Arrows Base Charts Components Connect Datas Edit Graphics Office Operate Others InterfaceEssential
-    InternetNetworksServers ProgramingAppsWebsites Programming ComputerCoding ArrowsDiagrams Content FilesFolders
-    BusinessProducts DataTransfer DesignImages ArtificialIntelligence
+    Abstract Arrows Base Charts Components Connect Datas Edit Graphics Office Operate Others
+    InterfaceEssential InternetNetworksServers ProgramingAppsWebsites Programming ComputerCoding
+    ArrowsDiagrams Content FilesFolders BusinessProducts DataTransfer DesignImages
+    ArtificialIntelligence
 """)
 FLAG_SETS: dict[str, str] = {"circle-flags": "", "flagpack": "", "flag": "-4x3", "cif": ""}  # set -> ending
 NATIONS = {
@@ -48,25 +49,28 @@ NATIONS = {
 
 # Trademarks: an icon whose name has one of these words is left out.
 BRANDS = listed("""
-    adobe adidas airbnb alibaba alipay amazon android angular apple appstore atlassian aws baidu behance bing bitbucket
-    bitcoin blender blogger bluetooth bootstrap chrome cisco codepen creative css dell deviantart dingtalk discord
-    disney docker dogecoin dribbble dropbox ebay edge ethereum evernote facebook figma firefox flickr foursquare github
-    gitlab gmail gojek gopro google hbo html ibm ie instagram intel internet-explorer ios java javascript jira kickstarter
-    kubernetes lego line linkedin linux litecoin lyft mac macos mastercard medium messenger microsoft monero mozilla
-    mysql netflix nintendo node npm nvidia office onedrive opera oracle outlook paypal photoshop php pinterest playstation
-    pokeball pokemon postgresql python qq qzone r2d2 react reddit ripple ruby safari samsung sega shopify siri sketch
-    skype slack snapchat soundcloud spotify stackoverflow steam stripe swift telegram tencent tesla tiktok tinder trello
-    tumblr twitch twitter typescript uber ubuntu unsplash vimeo visa vk vscode vue wechat weibo weixin whatsapp wikipedia
-    windows word wordpress xbox yahoo yelp youtube zoom copilot bard chatgpt openai nike vader darth stormtrooper
-    batman superman spiderman ironman minion mickey mario pacman starwars crypto cryptocurrency namecoin peercoin hummer hummers toyota garmin alcatel volvo bmw
-    tux inkscape gnome kde mandriva debian fedora r2 bb8 c3po dragonball
+    adobe adidas airbnb alibaba alipay amazon android angular apple appstore atlassian aws baidu behance
+    bing bitbucket bitcoin blender blogger bluetooth bootstrap chrome cisco codepen creative css dell
+    deviantart dingtalk discord disney docker dogecoin dribbble dropbox ebay edge ethereum evernote
+    facebook figma firefox flickr foursquare github gitlab gmail gojek gopro google hbo html ibm ie
+    instagram intel internet-explorer ios java javascript jira kickstarter kubernetes lego line linkedin
+    linux litecoin lyft mac macos mastercard medium messenger microsoft monero mozilla mysql netflix
+    nintendo node npm nvidia office onedrive opera oracle outlook paypal photoshop php pinterest
+    playstation pokeball pokemon postgresql python qq qzone r2d2 react reddit ripple ruby safari samsung
+    sega shopify siri sketch skype slack snapchat soundcloud spotify stackoverflow steam stripe swift
+    telegram tencent tesla tiktok tinder trello tumblr twitch twitter typescript uber ubuntu unsplash
+    vimeo visa vk vscode vue wechat weibo weixin whatsapp wikipedia windows word wordpress xbox yahoo
+    yelp youtube zoom copilot bard chatgpt openai nike vader darth stormtrooper batman superman
+    spiderman ironman minion mickey mario pacman starwars crypto cryptocurrency namecoin peercoin hummer
+    hummers toyota garmin alcatel volvo bmw tux inkscape gnome kde mandriva debian fedora r2 bb8 c3po
+    dragonball
 """)
 _SERIAL = re.compile(r"(?<=\w\w\w) (?:one|two|three|four|five|six|seven|eight|nine|ten|alt|bold|flat|duo)$")
 BRAND_CATEGORIES = ("Brand", "Logos", "LogosSocialMedia")
 
 
 def drawings(cache: Path, names: Names, larger: bool = False) -> list[Drawing]:
-    """The icons of the colour sets, then the flags; `larger` adds the sets and categories of user interfaces."""
+    """The icons of the colour sets, then the flags; `larger` adds user-interface icons."""
     found: list[Drawing] = []
     left_out = frozenset(BRAND_CATEGORIES) if larger else UI_CATEGORIES.union(BRAND_CATEGORIES)
     for prefix, endings in (SETS | MORE_SETS if larger else SETS).items():
@@ -144,7 +148,7 @@ def _flags(collection: Collection, ending: str, names: Names) -> Iterator[Drawin
 
 
 def flag_concept(code: str) -> str:
-    """The emoji id of an ISO 3166 code: `"at"` gives `"1f1e6-1f1f9"`; any other name gives the empty string."""
+    """The emoji id of an ISO 3166 code: `"at"` gives `"1f1e6-1f1f9"`; else the empty string."""
     if code in NATIONS:
         return NATIONS[code]
     if re.fullmatch("[a-z]{2}", code):

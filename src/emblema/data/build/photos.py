@@ -29,8 +29,6 @@ LICENCES = {
     "cc by 4.0": "CC-BY-4.0",
     "cc by sa 2.0": "CC-BY-SA-2.0",
 }
-# The texts beside the pictures say less than the copyright file of the package does: CC-BY-SA 4.0 for these folders.
-FOLDER_LICENCE = ("CC-BY-SA-4.0", "Bruno Coudoin and others")
 
 
 def build(out: Path, cache: Path) -> None:
@@ -49,11 +47,11 @@ def rows(cache: Path) -> Iterator[dict[str, Any]]:
             name = path.removeprefix(PREFIX).removesuffix(".webp")
             found = label_of(name) if path.endswith(".webp") else None
             if found is not None:
-                yield _row(name, files[path], *found, *rights.get(name, FOLDER_LICENCE))
+                yield _row(name, files[path], *found, *rights[name])
 
 
 def label_of(name: str) -> tuple[str, str] | None:
-    """(group, class) of a photograph by its path; the exact path wins over a `*`; None when it is not listed."""
+    """(group, class) of a photograph by its path; an exact path wins over a `*`; None if not listed."""
     if name in LEFT_OUT:
         return None
     for exact in (True, False):
@@ -99,7 +97,7 @@ def _all_rights(files: dict[str, bytes]) -> dict[str, tuple[str, str]]:
 
 
 def read_rights(text: str) -> Iterator[tuple[list[str], str, str]]:
-    """(file names, SPDX licence, author) of each block of a README; a licence that `LICENCES` lacks stays as it is."""
+    """(file names, SPDX licence, author) of each block of a README; unknown licences stay as they are."""
     for block in re.split(r"\n\s*\n", text):
         names = re.findall(r"[\w/.()-]+\.webp", block)
         licence = re.search(r"^Licen[cs]e: *(.+?)\s*$", block, re.M)

@@ -1,4 +1,4 @@
-"""What the cards say in words: titles, how each split was drawn, what each set is for; and the prompt templates."""
+"""What the cards say in words: titles, how splits were drawn, what a set is for; and prompt templates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ SETS: dict[str, dict[str, str]] = {
     "emblems": {
         "title": "Image-text pairs: emoji of 13 art families, colour icons and clip-art",
         "use": "pre-training, retrieval",
-        "splits": f"Test: {_HELD_OUT}, with all their pictures. Pictures of emoji of the other families, and icons "
+        "splits": f"Test: {_HELD_OUT}, with all their pictures. Pictures of emoji of the other families, and "
+        "icons "
         f"and clip-art whose caption is the label of an emoji: {VAL_SHARE:.0%} val by the hash of the key, "
         "the rest train, because the shift that is measured on them is the art family. All other icons "
         f"and clip-art go by the hash of their caption, {TEST_SHARE:.0%} test and {VAL_SHARE:.0%} val, so "
@@ -27,7 +28,8 @@ SETS: dict[str, dict[str, str]] = {
     "emblem-objects": {
         "title": "Object classes drawn by at least four art families",
         "use": "zero-shot, few-shot, base-to-novel, domain shift",
-        "splits": "A view over the emoji of `emblems`, with its splits. A class is an emoji of the groups objects, "
+        "splits": "A view over the emoji of `emblems`, with its splits. A class is an emoji of the groups "
+        "objects, "
         "travel, animals, food or activities that at least four studios draw (the three colour Fluent "
         "variants count as one). Near-synonyms are merged and classes that cannot be told apart are left "
         "out, by a literal list with a reason for each. Novel: in each group the "
@@ -41,19 +43,23 @@ SETS: dict[str, dict[str, str]] = {
     "emblem-photos": {
         "title": "Real photographs with names",
         "use": "evaluation only: never train on it, never tune on it",
-        "splits": "All test. Every picture was looked at; drawings, paintings and scenes without a clear subject "
+        "splits": "All test. Every picture was looked at; drawings, paintings and scenes without a clear "
+        "subject "
         "were left out. Classes have between 1 and 28 photographs: report the mean over classes too.",
     },
     "backgrounds": {
         "title": "Crops of photographs without things in them",
         "use": "backgrounds of composed scenes",
-        "splits": "By photograph: two photographs are test, the others train. Photographs that show a class of "
+        "splits": "By photograph: two photographs are test, the others train. Photographs that show a "
+        "class of "
         "`emblem-objects` were left out.",
     },
     "emblem-actions": {
         "title": "Clips of creatures and people with the action they show",
         "use": "action recognition",
-        "splits": "People (put together from body, clothes, weapon and shield) are test; of the creatures the fifth "
+        "splits": "People (put together from body, clothes, weapon and shield) are test; of the "
+        "creatures the "
+        "fifth "
         "with the smallest hashes of the name is val; the others are train. Each actor is shown from four "
         f"of eight sides. Novel: the {NOVEL} actions with the smallest hashes. When two actions of an "
         "actor have the same frames, one of them is left out.",
@@ -88,8 +94,8 @@ SETS: dict[str, dict[str, str]] = {
     "emblem-silhouettes": {
         "title": "Black silhouettes of things",
         "use": "downstream classification",
-        "splits": "Icons whose name ends with the name of the class. In each class, in the order of the hashes: "
-        "half train, a fifth val, the rest test.",
+        "splits": "Icons whose name ends with the name of the class. In each class, in the order of "
+        "the hashes: half train, a fifth val, the rest test.",
     },
     "digits": {
         "title": "Handwritten digits",

@@ -22,9 +22,9 @@ def emblem_split(
 ) -> str:
     """train, val or test of one emblem.
 
-    Held-out families are test. A picture of an emoji, and any picture whose caption is one of the `known` labels of
-    emoji, is train, or val by the hash of its key. Every other picture goes by the hash of its caption, so that
-    all pictures with one caption stand on one side.
+    Held-out families are test. A picture of an emoji, and any picture whose caption is one of the `known`
+    labels of emoji, is train, or val by the hash of its key. Every other picture goes by the hash of its
+    caption, so that all pictures with one caption stand on one side.
     """
     if family in HELD_OUT_FAMILIES:
         return "test"
@@ -35,7 +35,7 @@ def emblem_split(
 
 
 def novel_concepts(classes: Iterable[tuple[str, str]]) -> frozenset[str]:
-    """The novel fifth of (name, group) pairs: in each group the first `NOVEL_SHARE` in the order of their hashes."""
+    """The novel fifth of (name, group) pairs: in each group the `NOVEL_SHARE` with the smallest hashes."""
     groups: dict[str, list[str]] = {}
     for name, group in classes:
         groups.setdefault(group, []).append(name)
