@@ -102,7 +102,8 @@ def test_photographs_have_one_label() -> None:
 
 
 def test_licences_beside_photographs_are_read() -> None:
-    text = "Copyright: A. Person\nLicense: CC-BY-SA 4.0\nFiles:\ncat.webp\ndog.webp\n\nCopyright: B\nFiles: x.webp\n"
+    text = "Copyright: A. Person\nLicense: CC-BY-SA 4.0\n"
+    text += "Files:\ncat.webp\ndog.webp\n\nCopyright: B\nFiles: x.webp"
     assert list(photos.read_rights(text)) == [(["cat.webp", "dog.webp"], "CC-BY-SA-4.0", "A. Person")]
 
 
@@ -144,7 +145,8 @@ def _png(image: Image.Image) -> bytes:
 
 @pytest.mark.slow
 def test_svg_is_drawn() -> None:
-    svg = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 4"><rect width="8" height="4" fill="#00f"/></svg>'
+    box = '<rect width="8" height="4" fill="#00f"/>'
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 4">{box}</svg>'
     drawn = raster.draw(svg)
     assert drawn is not None and drawn == raster.draw(svg)
     picture = Image.open(io.BytesIO(drawn[0])).convert("RGBA")

@@ -44,7 +44,7 @@ class Task:
         """The part of the fields that decides what is measured."""
         return {}
 
-    def templates(self, model: Model, data: Dataset) -> str:
+    def template_set(self, model: Model, data: Dataset) -> str:
         """Identifier of the template set, if the task uses one."""
         return ""
 
@@ -55,7 +55,7 @@ class Task:
             data=data.card.name,
             split=split,
             metric=self.card.metric,
-            templates=self.templates(model, data),
+            templates=self.template_set(model, data),
             resolution=getattr(data, "resolution", None),
             options=self.options(),
         )

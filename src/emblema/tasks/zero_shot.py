@@ -31,7 +31,7 @@ class ZeroShot(Task):
         metric="top1",
         needs=("labels",),
     )
-    wording: str = ""  # a template set, or a text file with a template a line; default: the data set's own
+    templates: str = ""  # a template set, or a text file with a template a line; default: the data set's own
     resamples: int = 1000  # of the bootstrap
 
     @torch.inference_mode()
@@ -47,11 +47,11 @@ class ZeroShot(Task):
             row["key"] = keys[row["index"]]
         return outcome
 
-    def templates(self, model, data) -> str:
+    def template_set(self, model, data) -> str:
         return template_id(*self._templates(data))
 
     def _templates(self, data) -> tuple[str, list[str]]:
-        return wording(self.wording, data)
+        return wording(self.templates, data)
 
 
 def _base(data, labels: Tensor) -> list[int] | None:

@@ -162,7 +162,7 @@ def _copied(batch: Batch) -> Batch:
 
 
 def _loss_values(method: Method, module: nn.Module, batch: Batch) -> dict[str, float]:
-    return {name: float(term) for name, term in _terms(method, module, batch).items()}
+    return {name: term.item() for name, term in _terms(method, module, batch).items()}
 
 
 def _check_losses(method: Method, module: nn.Module, batch: Batch, name: str) -> dict[str, float]:
@@ -172,10 +172,10 @@ def _check_losses(method: Method, module: nn.Module, batch: Batch, name: str) ->
     for term, value in terms.items():
         assert isinstance(term, str) and isinstance(value, Tensor), f"{name}: losses() must map names to tensors"
         assert value.dim() == 0, f"{name}: the term {term!r} has shape {tuple(value.shape)}, expected a scalar"
-        assert math.isfinite(float(value)), f"{name}: the term {term!r} is {float(value)}"
+        assert math.isfinite(value.item()), f"{name}: the term {term!r} is {value.item()}"
     for field, value in before.items():
         assert _same(value, getattr(batch, field)), f"{name}: losses() altered batch.{field}; work on a copy"
-    return {term: float(value) for term, value in terms.items()}
+    return {term: value.item() for term, value in terms.items()}
 
 
 def _same(a: Any, b: Any) -> bool:

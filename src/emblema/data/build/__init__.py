@@ -26,8 +26,8 @@ def build_all(
 
     `only` is one of `STEPS`; `downstream` and `cards` read what the earlier steps wrote. `larger` takes more
     icon sets into `emblems` than are shipped. `attribution` is where the page of credits goes, by default
-    `ATTRIBUTION.md` in `out_dir`. Raises `ValueError` for an unknown step, `PackageError` when a package cannot
-    be had.
+    `ATTRIBUTION.md` in `out_dir`. Raises `ValueError` for an unknown step, `PackageError` when a package
+    cannot be had.
     """
     if only is not None and only not in STEPS:
         raise ValueError(f"no build step {only!r}; the steps are {', '.join(STEPS)}")
