@@ -181,8 +181,9 @@ class Pictures:
         size, n = IMAGE.image_size, len(self.drawn)
         x = torch.empty(len(rows), 3, size, size, dtype=torch.uint8)
         drawn = rows < n
-        x[drawn] = DRAWN(self.drawn[rows[drawn]], size, generator)
-        x[~drawn] = REAL(self.real[rows[~drawn] - n], size, generator)
+        for mine, view, canvases, first in ((drawn, DRAWN, self.drawn, 0), (~drawn, REAL, self.real, n)):
+            if mine.any():
+                x[mine] = view(canvases[rows[mine] - first], size, generator)
         return x
 
     def rows(self, optim: Optim, random_seed: int) -> Iterator[tuple[int, Tensor]]:
@@ -220,6 +221,15 @@ class Teacher(nn.Module):
         """Normalised images -> unit mean of the class names, weighted by their probabilities [B, D]"""
         with torch.autocast("cpu", torch.bfloat16):
             logits = self.net(images.to(memory_format=torch.channels_last))
+        return self._named(logits)
+
+    @torch.no_grad()
+    def place_of(self, last: Tensor) -> Tensor:
+        """The same from the last map of the untouched stages [B, 320, h, w]"""
+        x = self.net.bn2(self.net.conv_head(last)).mean((2, 3))  # [B, 1280]
+        return self._named(self.net.classifier(x))
+
+    def _named(self, logits: Tensor) -> Tensor:
         return unit(logits.float().softmax(-1) @ self.names)
 
 
@@ -234,6 +244,7 @@ class Drawings(Method):
 
     def losses(self, module: nn.ModuleDict, batch: Batch) -> dict[str, Tensor]:
         image, bank = module["image"], module["bank"].texts
+        image.stem.eval()  # batch norms keep ImageNet's statistics
         if "maps" in batch.targets:  # stage 2: the stem is frozen, its maps are stored
             tokens = image.from_patches(image.stem.to_width(batch.targets["maps"]))
         else:
@@ -288,9 +299,11 @@ def store(recipe: Recipe, pictures: Pictures, image: nn.Module, teacher: Teacher
         generator = seed.generator(recipe.random_seed, "stored", view)
         parts: dict[str, list[Tensor]] = {"maps": [], "place": []}
         for rows in torch.arange(len(pictures.labels)).split(128):
-            x = image.normalise(pictures.views(rows, generator))
-            parts["maps"].append(image.stem.maps(x).bfloat16())
-            parts["place"].append(teacher.place(x).bfloat16())
+            x = image.normalise(pictures.views(rows, generator)).to(memory_format=torch.channels_last)
+            with torch.autocast("cpu", torch.bfloat16):
+                stages = image.stem.trunk(x)
+                parts["place"].append(teacher.place_of(stages[-1]).bfloat16())
+            parts["maps"].append(image.stem.join(stages).bfloat16())
         kept.append({name: torch.cat(values) for name, values in parts.items()})
         say(f"stored view {view + 1} of {recipe.views}")
     return kept
@@ -301,7 +314,6 @@ def store(recipe: Recipe, pictures: Pictures, image: nn.Module, teacher: Teacher
 
 def train(recipe: Recipe) -> VLM:
     from open_clip import IMAGENET_CLASSNAMES
-    from timm.utils.model import freeze_batch_norm_2d, unfreeze_batch_norm_2d
 
     torch.manual_seed(recipe.random_seed)
     pictures = Pictures.load(recipe.clean)
@@ -321,7 +333,6 @@ def train(recipe: Recipe) -> VLM:
     image, teacher = vlm.image, Teacher(names)
     teacher.teach(image.stem.trunk)
     module = nn.ModuleDict({"image": image, "bank": bank, "scale": LogitScale(init=0.05, maximum=100)})
-    image.stem.trunk = freeze_batch_norm_2d(image.stem.trunk)
     image.stem.trunk.requires_grad_(False)
     method, total = Drawings(recipe=recipe), pictures.steps(recipe.frozen)
     stored = store(recipe, pictures, image, teacher)
@@ -335,7 +346,6 @@ def train(recipe: Recipe) -> VLM:
         batches = fresh_batches(recipe, pictures, image, teacher)
         optimise(method, module, batches, recipe.whole, total_steps=total, on_step=log)
         validate(vlm, module, "whole")
-    image.stem.trunk = unfreeze_batch_norm_2d(image.stem.trunk)
     vlm.logit_scale = module["scale"]
     card = __doc__ or ""
     preprocess = Preprocess(size=IMAGE.image_size, mode="pad")

@@ -248,7 +248,12 @@ class BackboneStem(nn.Module):
     def maps(self, images: Tensor) -> Tensor:
         """The joined stages, before the linear map: [B, C, H / patch, W / patch]."""
         # on CPUs the bf16 backward of depthwise convolutions is several times slower than fp32
-        with torch.autocast(images.device.type, enabled=images.device.type != "cpu"):
-            first, *deeper = self.trunk(images.to(memory_format=torch.channels_last))
+        fast = images.device.type != "cpu" or not torch.is_grad_enabled()
+        with torch.autocast(images.device.type, enabled=fast and torch.is_autocast_enabled(images.device.type)):
+            return self.join(self.trunk(images.to(memory_format=torch.channels_last)))
+
+    def join(self, stages: list[Tensor]) -> Tensor:
+        """Stages of the trunk, the deeper ones enlarged to the grid of the first: [B, C, h, w]"""
+        first, *deeper = stages
         larger = [F.interpolate(x, first.shape[-2:], mode="bilinear", align_corners=False) for x in deeper]
         return torch.cat([first, *larger], 1)
