@@ -53,8 +53,8 @@ def test_check_finds_what_was_hidden(folder):
     ]
     assert report.near_duplicates == 2
     assert report.classes["n01440764"] == 33 and report.imbalance == 33
-    assert "WordNet" in report.suspicious_classes["n01440764"] and len(report.suspicious_classes) == 2
-    assert len(report.problems) == 6
+    assert "WordNet" in report.suspicious_classes["n01440764"] and len(report.suspicious_classes) == 3
+    assert len(report.problems) == 7
 
 
 def test_a_report_is_json_and_text(folder, tmp_path):

@@ -265,7 +265,8 @@ def _pictures(
             batch = torch.stack(small)  # [n, 3, 8, 9]
             hashes[where] = difference_hash(batch.mean(1))
             thumbs[where] = batch.round().to(torch.uint8).flatten(1).numpy()
-            small.clear(), where.clear()
+            small.clear()
+            where.clear()
 
     with ThreadPoolExecutor(max(1, threads)) as pool:
         for start in range(0, len(records), 1024):
@@ -275,7 +276,9 @@ def _pictures(
                     report.broken.append(asdict(found))
                 elif found is not None:
                     contents[i] = found[0]
-                    sound.append(i), where.append(i), small.append(found[1])
+                    sound.append(i)
+                    where.append(i)
+                    small.append(found[1])
             flush()
     return contents, hashes, thumbs, sound
 

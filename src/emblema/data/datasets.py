@@ -138,8 +138,8 @@ class Records:
         if name not in self.columns:
             raise UnknownName(f"column of {self.card.name}", name, list(self.columns))
         values = self.columns[name]
-        if hasattr(values, "take"):  # an Arrow column, all at once
-            return values.take(self.index)
+        if take := getattr(values, "take", None):  # an Arrow column, all at once
+            return take(self.index)
         return [values[int(i)] for i in self.index]
 
     def subset(self, indices: Iterable[int] | np.ndarray) -> Self:
