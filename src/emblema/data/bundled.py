@@ -38,7 +38,7 @@ def _read(name: str, folder: Path) -> Records:
     for label in ("label", "action"):
         if label in columns:
             columns["label_name"] = columns[label]
-            columns["label"], class_names = encode_labels(columns[label].values.to_pylist())
+            columns["label"], class_names = encode_labels(list(columns[label]))
             break
     else:
         class_names = []

@@ -128,7 +128,9 @@ class Records:
 
     @property
     def labels(self) -> list[int | None]:
-        """The label of each record, read without its picture."""
+        """The label of each record, read without its picture; None where it has none."""
+        if "label" not in self.columns:
+            return [None] * len(self)
         return [self._label(v) for v in self.column("label")]
 
     def column(self, name: str) -> list[Any]:
@@ -136,8 +138,8 @@ class Records:
         if name not in self.columns:
             raise UnknownName(f"column of {self.card.name}", name, list(self.columns))
         values = self.columns[name]
-        if hasattr(values, "take"):  # an Arrow column, all at once
-            return values.take(self.index)
+        if take := getattr(values, "take", None):  # an Arrow column, all at once
+            return take(self.index)
         return [values[int(i)] for i in self.index]
 
     def subset(self, indices: Iterable[int] | np.ndarray) -> Self:

@@ -265,16 +265,16 @@ def _decode(data: bytes, max_pixels: int) -> Tensor | None:
 
     None leaves the verdict, and all rarer formats and modes, to Pillow.
     """
-    if data.startswith(b"\xff\xd8\xff") and _decode_jpeg is not None:
-        frame, decode = jpeg_frame(data), lambda encoded: _decode_jpeg(encoded, _RGB, True)
-    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP" and _decode_webp is not None:
-        frame, decode = webp_frame(data), lambda encoded: _decode_webp(encoded, _UNCHANGED)
+    if data.startswith(b"\xff\xd8\xff"):
+        frame, decode, options = jpeg_frame(data), _decode_jpeg, (_RGB, True)  # True: turned by EXIF
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        frame, decode, options = webp_frame(data), _decode_webp, (_UNCHANGED,)
     else:
         return None
-    if frame is None or frame[0] * frame[1] > max_pixels or 0 in frame:
+    if decode is None or frame is None or frame[0] * frame[1] > max_pixels or 0 in frame:
         return None
     try:
-        return decode(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        return decode(torch.frombuffer(bytearray(data), dtype=torch.uint8), *options)
     except RuntimeError:
         return None
 

@@ -100,7 +100,7 @@ class Scenes(Records):
         sizes = dict(sizes or SIZES)
         self.starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist()))
         self.folder = folder or FOLDER
-        self._stock: dict[str, Any] = {}
+        self._stock: dict[Any, Any] = {}
         keys = [f"scene/{seed}/{split}/{i}" for split, n in sizes.items() for i in range(n)]
         splits = [split for split, n in sizes.items() for _ in range(n)]
         card = DatasetCard(**{**GENERATED["emblem-scenes"], "classes": len(base) + len(novel), "sizes": sizes})
@@ -176,7 +176,7 @@ class Scenes(Records):
         """uint8 [N, size, size, 3]."""
         if ("backdrops", split) not in self._stock:
             pictures = read_bundled("backgrounds", self.folder).split(split)
-            pixels = [canvas(r.image, self.size, "crop")[:3].permute(1, 2, 0).numpy() for r in pictures]
+            pixels = [canvas(p, self.size, "crop")[:3].permute(1, 2, 0).numpy() for p in pictures.column("image")]
             self._stock["backdrops", split] = np.stack(pixels)
         return self._stock["backdrops", split]
 
