@@ -258,13 +258,15 @@ def _data_card(name: str) -> dict[str, Any]:
 
 def _check_data(names: list[str]) -> Any:
     """A report a set; what needs a look is said, and nothing is changed."""
+    from rich.console import Console
+
     from emblema.data import catalog
     from emblema.data.check import check
 
     found = []
     for name in names or [n for n in catalog.names() if n not in catalog.GENERATED]:
         report = check(name, threads=os.cpu_count() or 1)
-        print(report)
+        Console(file=sys.stdout).print(report)
         found.append(report.to_json())
     return found
 
