@@ -528,6 +528,7 @@ def pretrain(arguments: list[str], as_json: bool) -> Any:
         evaluate=_while_training(run.evaluate) if run.evaluate else None,
         evaluate_every=run.evaluate_every,
         tensorboard=run.tensorboard,
+        save_model=lambda vlm, folder: _save(vlm, folder, method, run.data),
     )
     model = str(Path(run.out) / "model") if run.out else None
     if not as_json:
@@ -542,6 +543,17 @@ def pretrain(arguments: list[str], as_json: bool) -> Any:
         "fields": _resolved(method),
         "seeds": [run.seed],
     }
+
+
+def _save(vlm: Any, folder: Path, method: Any, data_name: str) -> None:
+    """The finished model as a folder that `--model` takes."""
+    from emblema.core.preprocess import Preprocess
+    from emblema.data.templates import templates_for
+    from emblema.frameworks.checkpoint import save
+    from emblema.frameworks.two_tower import architecture
+
+    config = method.config() if hasattr(method, "config") else architecture(method.arch)
+    save(folder, vlm, config, Preprocess(size=vlm.image.image_size), list(templates_for(data_name)))
 
 
 def _while_training(name: str) -> Any:
