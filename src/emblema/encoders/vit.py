@@ -58,6 +58,7 @@ class ViT(Transformer, ImageTower):
         self.config, self.width, self.depth, self.dim = config, config.width, config.depth, dim
         self.pool_kind = config.pool
         side = config.image_size // config.patch_size
+        self.patch_drop = 0.0  # share of patches hidden while training; set by the training loop
         self.stem = _stem(config)
         self.class_token = nn.Parameter(torch.randn(config.width) * config.width**-0.5) if config.class_token else None
         self.positions = nn.Parameter(torch.randn(side * side + config.class_token, config.width) * config.width**-0.5)
@@ -91,7 +92,16 @@ class ViT(Transformer, ImageTower):
             x = torch.cat([self.class_token.to(x.dtype).expand(batch, 1, -1), x], 1)
             first = 1
         pool_at = torch.zeros(batch, dtype=torch.long, device=x.device)
-        return Tokens(x + positions, pool_at, first_patch=first, grid=(height, width))
+        tokens = Tokens(x + positions, pool_at, first_patch=first, grid=(height, width))
+        return self._drop_patches(tokens) if self.training and self.patch_drop else tokens
+
+    def _drop_patches(self, tokens: Tokens) -> Tokens:
+        """Each picture keeps its own random patches, the same number in all (FLIP, arXiv 2212.00794)."""
+        assert tokens.grid is not None
+        count = tokens.grid[0] * tokens.grid[1]
+        kept = max(round(count * (1 - self.patch_drop)), 1)
+        order = torch.rand(len(tokens), count, device=tokens.x.device).argsort(1)
+        return tokens.hide(order[:, :kept].sort(1).values)
 
     def positions_at(self, height: int, width: int) -> Tensor:
         """Positions for a grid [(1 +) H*W, width]; another grid than the trained one is interpolated."""
@@ -212,10 +222,12 @@ class BackboneStem(nn.Module):
 
         _, name, stage = config.stem.split(":")
         self.trunk = timm.create_model(name, pretrained=False, features_only=True, out_indices=(int(stage),))
-        info = self.trunk.feature_info  # type: ignore[union-attr]
-        reduction, channels = info.reduction()[-1], info.channels()[-1]  # type: ignore[operator]
+        feature = self.trunk.feature_info.get_dicts()[-1]  # type: ignore[union-attr, operator]
+        channels, reduction, place = feature["num_chs"], feature["reduction"], feature["module"]
         if reduction != config.patch_size:
             raise ValueError(f"{config.stem} halves down to 1/{reduction}: set patch_size={reduction}")
+        if place.startswith("blocks.") and hasattr(self.trunk, "blocks"):  # timm keeps the later stages here
+            self.trunk.blocks = self.trunk.blocks[: int(place.split(".")[1]) + 1]  # type: ignore[index]
         self.out = nn.Conv2d(channels, config.width, 1)
 
     def forward(self, images: Tensor) -> Tensor:

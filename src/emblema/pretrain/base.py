@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
 
 from torch import Tensor, nn
 
-from emblema.core.batch import Batch
+from emblema.core.batch import Batch, Dataset
+from emblema.core.errors import NotFitted
 from emblema.core.method import Method, Optim
+from emblema.engine.train import run_pretraining
 from emblema.frameworks.two_tower import architecture
 from emblema.frameworks.vlm import VLM
 
@@ -45,6 +49,21 @@ class Pretrain(Method):
     def losses(self, module: nn.ModuleDict, batch: Batch) -> dict[str, Tensor]:
         z = {name: encode(batch) for name, encode in self.encoders(module).items()}
         return self.compare(module, z, batch)
+
+    def fit(self, data: Dataset, run_dir: Path | str | None = None, *, resume: bool = True, **options: Any) -> Self:
+        """Train on image-text pairs; then `self.vlm_` is the model.
+
+        With a `run_dir` the run is logged and saved there, and a stopped one continues. `options` are those of
+        `emblema.engine.train.run_pretraining`.
+        """
+        self._vlm = run_pretraining(self, data, run_dir, resume=resume, **options)
+        return self
+
+    @property
+    def vlm_(self) -> VLM:
+        if "_vlm" not in vars(self):
+            raise NotFitted(f"{type(self).__name__} has no model yet: call fit(data) first")
+        return self._vlm
 
     def after_step(self, module: nn.ModuleDict) -> None:
         vlm = module["vlm"]

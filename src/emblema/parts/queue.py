@@ -1,0 +1,81 @@
+"""A first-in-first-out bank of unit vectors: MoCo's keys, DeCLIP's texts, FIBER's negatives."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from emblema.objectives.contrastive import similarity
+
+
+class FeatureQueue(nn.Module):
+    """Holds the last `size` vectors that were pushed, as buffers, so a resumed run continues with it.
+
+    **Read before you push**: a queue that already holds this batch's keys offers the positives as negatives.
+
+    Args:
+        size: K, the number of vectors kept.
+        dim: D.
+        init: "random" starts with K random unit rows (MoCo, DeCLIP), "empty" with none.
+        generator: the source of the random rows.
+    """
+
+    rows: Tensor
+    pointer: Tensor
+    filled: Tensor
+
+    def __init__(
+        self,
+        size: int,
+        dim: int,
+        init: Literal["random", "empty"] = "random",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if size < 1 or init not in ("random", "empty"):
+            raise ValueError(
+                f"FeatureQueue(size={size}, init={init!r}): expected size >= 1, init 'random' or 'empty'."
+            )
+        self.init = init
+        self.register_buffer(
+            "rows", F.normalize(torch.randn(size, dim, generator=generator), dim=-1)
+        )  # [K, D]
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.long))
+
+    def __len__(self) -> int:
+        """How many rows `read` returns."""
+        return len(self.rows) if self.init == "random" else int(self.filled)
+
+    @property
+    def warm(self) -> bool:
+        """Whether every random row was replaced by a real one."""
+        return int(self.filled) == len(self.rows)
+
+    def read(self) -> Tensor:
+        """[K, D] (fewer rows while an "empty" queue fills), a copy: a later push does not change it."""
+        return self.rows[: len(self)].clone()
+
+    @torch.no_grad()
+    def push(self, z: Tensor) -> None:
+        """Replace the oldest rows by z [N, D]; any N. Of more than K rows the last K stay."""
+        if z.ndim != 2 or z.shape[1] != self.rows.shape[1]:
+            raise ValueError(f"push: rows arrived as {tuple(z.shape)}, expected [N, {self.rows.shape[1]}].")
+        K = len(self.rows)
+        at = (self.pointer + torch.arange(len(z), device=self.rows.device)) % K  # [N]
+        self.rows[at[-K:]] = z[-K:].to(self.rows)
+        self.pointer.add_(len(z)).remainder_(K)
+        self.filled.add_(len(z)).clamp_(max=K)
+
+    @torch.no_grad()
+    def nearest(self, z: Tensor) -> Tensor:
+        """The row most similar to each of z: [N, D] -> [N, D]."""
+        if not len(self):
+            raise ValueError(
+                "nearest: the queue is empty. Push features first, or build it with init='random'."
+            )
+        rows = self.read()
+        return rows[similarity(z, rows).argmax(1)]
