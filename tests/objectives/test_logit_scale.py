@@ -10,7 +10,7 @@ from emblema.objectives.logit_scale import LogitScale
 
 @pytest.mark.parametrize("param", ["log", "raw", "constant"])
 def test_init_is_a_temperature(param):
-    assert float(LogitScale(param, init=0.05)()) == pytest.approx(20)
+    assert LogitScale(param, init=0.05)().item() == pytest.approx(20)
 
 
 @pytest.mark.parametrize("name", LogitScale.PRESETS)
@@ -18,7 +18,7 @@ def test_presets(name):
     scale = LogitScale.preset(name)
     expected = {"clip": 1 / 0.07, "align": 1, "albef": 1 / 0.07, "zerovl": 50, "siglip": 10, "unicl": math.e}
     expected |= {"declip": math.exp(3), "otter": math.exp(3.9)}
-    assert float(scale()) == pytest.approx(expected[name])
+    assert scale().item() == pytest.approx(expected[name])
     assert all(p.ndim == 0 for p in scale.parameters())
     assert LogitScale.preset(name, init=0.02)().item() == pytest.approx(50)
     copy = LogitScale.preset(name)
@@ -30,13 +30,13 @@ def test_presets(name):
 def test_bound_at_step_moves_the_parameter(param, value, expected):
     scale = LogitScale(param, init=0.02, minimum=1.0, maximum=100.0)
     scale.bound_()
-    assert not scale.at_bound and float(scale()) == pytest.approx(50)
+    assert not scale.at_bound and scale().item() == pytest.approx(50)
     with torch.no_grad():
         scale.value.fill_(value)  # a raw temperature may not cross zero either
     scale.bound_()
     if param == "raw":
         expected = {100.0: 1.0, 1.0: 100.0}[expected]
-    assert scale.at_bound and float(scale()) == pytest.approx(expected)
+    assert scale.at_bound and scale().item() == pytest.approx(expected)
 
 
 def test_bound_at_forward_stops_the_gradient():
@@ -44,7 +44,7 @@ def test_bound_at_forward_stops_the_gradient():
     with torch.no_grad():
         scale.value.fill_(6.0)
     scale.bound_()  # does nothing here
-    assert float(scale.value) == 6 and float(scale()) == 100 and scale.at_bound
+    assert scale.value.item() == 6 and scale().item() == 100 and scale.at_bound
     scale().backward()
     assert float(scale.value.grad) == 0
 
