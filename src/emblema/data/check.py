@@ -126,7 +126,7 @@ def check(data: Records | str | Path, threads: int = 1, near: int = NEAR) -> Rep
         report.captions = caption_statistics(records.column("text"))
     keys, splits = records.keys, records.column("split") if records.splits else [None] * len(records)
     contents, hashes, thumbs, sound = _pictures(records, keys, report, threads)
-    _duplicates(report, keys, contents, sound)
+    repeats = _duplicates(report, keys, contents, sound)
     groups = {s: np.array([i for i in sound if splits[i] == s], dtype=np.int64) for s in records.splits}
     for one, other in (("train", "test"), ("train", "val"), ("val", "test")):
         if one in groups and other in groups:
@@ -135,8 +135,7 @@ def check(data: Records | str | Path, threads: int = 1, near: int = NEAR) -> Rep
             )
     own = hashes[sound], thumbs[sound]
     pairs = near_pairs(own[0], own[0], near, (own[1], own[1]), same=True)
-    alike = {sound[j] for i, j in pairs if contents[sound[i]] != contents[sound[j]]}
-    report.near_duplicates = len(alike)
+    report.near_duplicates = len({sound[j] for _, j in pairs} - repeats)
     return report
 
 
@@ -310,13 +309,17 @@ def _rgb(frame: Any) -> Tensor:
     return (_over(pixels, GREY) if len(pixels) == 4 else pixels).contiguous()
 
 
-def _duplicates(report: Report, keys: Sequence[str], contents: Sequence[bytes | None], sound: Sequence[int]) -> None:
+def _duplicates(
+    report: Report, keys: Sequence[str], contents: Sequence[bytes | None], sound: Sequence[int]
+) -> set[int]:
+    """Report pictures that repeat an earlier one exactly; their numbers."""
     groups: dict[bytes | None, list[int]] = defaultdict(list)
     for i in sound:
         groups[contents[i]].append(i)
     repeated = [g for g in groups.values() if len(g) > 1]
     report.exact_duplicates = sum(len(g) - 1 for g in repeated)
     report.duplicate_groups = [[keys[i] for i in g] for g in sorted(repeated, key=len, reverse=True)[:SHOWN]]
+    return {i for g in repeated for i in g[1:]}
 
 
 def _leakage(

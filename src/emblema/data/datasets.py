@@ -128,7 +128,9 @@ class Records:
 
     @property
     def labels(self) -> list[int | None]:
-        """The label of each record, read without its picture."""
+        """The label of each record, read without its picture; None where it has none."""
+        if "label" not in self.columns:
+            return [None] * len(self)
         return [self._label(v) for v in self.column("label")]
 
     def column(self, name: str) -> list[Any]:
