@@ -3,7 +3,7 @@ import time
 
 import pytest
 import torch
-from toys import Pairs, Squares, canvas, view
+from toys import Pairs, Squares
 
 from emblema.core.errors import EmblemaError
 from emblema.core.method import Optim
