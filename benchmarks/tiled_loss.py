@@ -88,11 +88,13 @@ def measure(batch: int, dim: int, rounds: int, names: list[str], memory: bool) -
     tensors = inputs(batch, dim)
     gradients = {name: torch.cat([g.flatten() for g in step(VARIANTS[name], tensors)]) for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
+    cpu_seconds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(rounds):
         for name in names:
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             step(VARIANTS[name], tensors)
             seconds[name].append(time.perf_counter() - start)
+            cpu_seconds[name].append(time.process_time() - cpu_start)
     peer = names[0]
     rows = {}
     for name in names:
@@ -102,6 +104,9 @@ def measure(batch: int, dim: int, rounds: int, names: list[str], memory: bool) -
             "seconds": statistics.median(seconds[name]),
             "speedup": statistics.median(ratios),
             "range": [min(ratios), max(ratios)],
+            "cpu_speedup": statistics.median(
+                a / b for a, b in zip(cpu_seconds[peer], cpu_seconds[name], strict=True)
+            ),
             "gradient_error": float(error),
             "extra_mb": extra_megabytes(name, batch, dim) if memory else None,
         }
@@ -127,7 +132,7 @@ def main() -> None:
     jobs = [(batch, names) for batch in args.batch] + ([(32768, names[2:])] if args.large else [])
     results = []
     print(
-        f"{'B':>6} {'variant':<15} {'ms':>8} {'speed-up':>8} {'range':>14} "
+        f"{'B':>6} {'variant':<15} {'ms':>8} {'speed-up':>8} {'range':>14} {'cpu x':>6} "
         f"{'gradient':>9} {'extra MB':>9} {'kB/row':>7}"
     )
     for batch, chosen in jobs:
@@ -138,7 +143,7 @@ def main() -> None:
             mb = r["extra_mb"] if r["extra_mb"] is not None else float("nan")
             print(
                 f"{batch:>6} {name:<15} {r['seconds'] * 1e3:>8.0f} {r['speedup']:>8.2f} {span:>14} "
-                f"{r['gradient_error']:>9.1e} {mb:>9.0f} {mb * 1024 / batch:>7.1f}"
+                f"{r['cpu_speedup']:>6.2f} {r['gradient_error']:>9.1e} {mb:>9.0f} {mb * 1024 / batch:>7.1f}"
             )
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,1 +1,1 @@
-"""The contracts that everything else rests on."""
+"""The contracts everything else is built on; torch and the standard library only."""

@@ -41,7 +41,8 @@ class UnknownName(EmblemaError):
         from difflib import get_close_matches
 
         near = get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
+        shown = ", ".join(sorted(known)[:40]) + (f" and {len(known) - 40} more" if len(known) > 40 else "")
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {shown or 'none'}"
         super().__init__(f"no {kind} {name!r}; {hint}")
 
 

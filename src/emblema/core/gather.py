@@ -37,9 +37,9 @@ def gather(x: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return x
-    sizes = torch.empty(world_size(), 1, dtype=torch.long, device=x.device)
-    dist.all_gather_into_tensor(sizes, torch.tensor([len(x)], device=x.device))
-    rows = sizes.flatten().tolist()
+    sizes = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor([len(x)], device=x.device))
+    rows = [int(size) for size in sizes]
     if len(set(rows)) > 1:
         raise ValueError(
             f"gather: the processes hold {rows} rows, expected the same number on each. "

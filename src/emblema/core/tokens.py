@@ -52,11 +52,19 @@ class Tokens:
             moved += n
         elif moved is not None and self.grid is not None and at < moved + self.grid[0] * self.grid[1]:
             raise ValueError(f"position {at} is between the patches: insert before {moved} or at the end")
+        if self.length is not None and at > int(self.length.min()):
+            raise ValueError(
+                f"position {at} is behind the end of the shortest text ({int(self.length.min())} tokens): a prompt "
+                "there would join its padding. Insert it inside the text, or encode texts of one length together"
+            )
         visible = self._visible_with(n, at) if self.visible is not None or read_only else None
-        if read_only and visible is not None:
-            others = torch.ones(length + n, dtype=torch.bool, device=x.device)
-            others[at : at + n] = False
-            visible[others, at : at + n] = False
+        if visible is not None:
+            mine = torch.zeros(length + n, dtype=torch.bool, device=x.device)
+            mine[at : at + n] = True
+            if read_only:
+                visible[~mine, at : at + n] = False
+            else:  # reads what all may read: what it told the others would else betray read-only prompts
+                visible[at : at + n] = visible.all(0)
         joined = at == self.shared or at < self.shared
         same = len(prompt) == 1 and joined
         return replace(

@@ -2,14 +2,14 @@
 
 Captions are shorter than the context, and a causal tower never looks ahead. So (a) the context is cut after
 the longest text, (b) rows are packed end to end, padding costs nothing outside the attention product, (c) a
-prefix that all rows share ([SOS] and a common prompt) is computed once, (d) the last layer is computed at
-the pooled position only. All equal the full context to round-off, gradients included.
+prefix that all rows share ([SOS] and common first words, or a common prompt) is computed once, (d) the last
+layer is computed at the pooled position only. All equal the full context to round-off, gradients included.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -64,17 +64,32 @@ class TextTower(Transformer):
         if isinstance(raw, str):
             raise TypeError("texts must be a list of strings, got one string; write [text]")
         ids = (raw if isinstance(raw, TextIds) else self.tokenize(raw)).to(self.words.weight.device)
+        if self.pad_to_context and ids.ids.shape[1] != self.context_length:
+            raise ValueError(
+                f"this text tower was trained on texts padded to {self.context_length} positions, got ids of "
+                f"shape {tuple(ids.ids.shape)}; tokenize with pad_to_context=True"
+            )
         at = torch.full_like(ids.length, ids.ids.shape[1]) if self.pool_kind == "last" else ids.length
         pool_at = torch.zeros_like(at) if self.pool_kind == "cls" else at - 1
-        length = None if self.pad_to_context else ids.length
-        return Tokens(self.words(ids.ids), pool_at, length=length, shared=int(self.causal))
+        shared = int((ids.ids == ids.ids[:1]).all(0).int().cumprod(0).sum()) if self.causal and len(ids) else 0
+        return Tokens(self.words(ids.ids), pool_at, length=ids.length, shared=shared)
+
+    def fit(self, tokens: Tokens) -> Tokens:
+        """Tokens within the context: padding that prompts pushed over its end is dropped, words never are."""
+        size = tokens.x.shape[1]
+        if size <= self.context_length:
+            return tokens
+        longest = size if tokens.length is None else int(tokens.length.max())
+        if longest > self.context_length:
+            raise PromptTooLong(longest, self.context_length)
+        return cut(tokens, self.context_length if self.pad_to_context else longest)
 
     def mask(self, tokens: Tokens) -> Tensor | None:
         size = tokens.x.shape[1]
         mask = None
         if self.causal:
             mask = torch.ones(size, size, dtype=torch.bool, device=tokens.x.device).tril()
-        elif tokens.length is not None:
+        elif tokens.length is not None and not self.pad_to_context:
             mask = tokens.real()[:, None, None]  # [B, 1, 1, L]
         if tokens.visible is not None:
             mask = tokens.visible if mask is None else mask & tokens.visible
@@ -82,9 +97,11 @@ class TextTower(Transformer):
 
     def encode(self, raw: Sequence[str] | TextIds | Tokens, edit: Edit | None = None) -> Tensor:
         tokens = raw if isinstance(raw, Tokens) else self.embed(raw)
-        if edit is not None or tokens.visible is not None or tokens.length is None:
+        if edit is not None or tokens.visible is not None or tokens.length is None or self.pad_to_context:
             return super().encode(tokens, edit)
-        return self.project(self._pool_packed(self.enter(tokens)))
+        if not len(tokens):
+            return self.project(tokens.x.new_zeros(0, self.width))
+        return self.project(self._pool_packed(self.enter(cut(tokens, int(tokens.length.max())))))
 
     def _pool_packed(self, tokens: Tokens) -> Tensor:
         """Packed rows through all layers -> [N, width]."""
@@ -99,14 +116,22 @@ class TextTower(Transformer):
         return packed.mean(self.norm(x))
 
 
+def cut(tokens: Tokens, size: int) -> Tokens:
+    """The first `size` positions; what is pooled moves inside."""
+    visible = None if tokens.visible is None else tokens.visible[:size, :size]
+    pool_at = tokens.pool_at.clamp(max=size - 1)
+    return replace(tokens, x=tokens.x[:, :size], pool_at=pool_at, visible=visible, shared=min(tokens.shared, size))
+
+
 class Packed:
     """Rows of different lengths end to end: [P shared positions; all other real positions of all rows]."""
 
     def __init__(self, tokens: Tokens, causal: bool):
         assert tokens.length is not None
         self.rows, full = tokens.x.shape[:2]
-        shortest = int(tokens.length.min())
-        self.prefix = min(tokens.shared, shortest - 1) if causal and self.rows > 1 else 0
+        # each row keeps a token of its own, so that there is always something to pool
+        alike = min(tokens.shared, int(tokens.length.min()) - 1, int(tokens.pool_at.min()))
+        self.prefix = alike if causal and self.rows > 1 else 0
         self.causal, self.width = causal, full - self.prefix  # columns of the padded remainder
         real = tokens.real()[:, self.prefix :]  # [N, S]
         self.index = real.flatten().nonzero()[:, 0]  # [T] into N * S
@@ -174,6 +199,10 @@ class TextTransformer(TextTower):
     def __init__(self, config: TextConfig, dim: int):
         super().__init__()
         self.config, self.width, self.depth, self.dim = config, config.width, config.depth, dim
+        if config.pool not in ("eot", "last", "mean"):
+            raise ValueError(f'pool={config.pool!r}: a text transformer is pooled at "eot", "last" or by "mean"')
+        if config.pool == "last" and not config.pad_to_context:
+            raise ValueError('pool="last" reads the last padded position: it needs pad_to_context=True')
         self.context_length, self.causal = config.context_length, config.causal
         self.pool_kind, self.pad_to_context = config.pool, config.pad_to_context
         self.words = nn.Embedding(config.vocab_size, config.width)
@@ -209,10 +238,8 @@ class TextTransformer(TextTower):
             nn.init.normal_(self.projection.weight, std=self.width**-0.5)
 
     def enter(self, tokens: Tokens) -> Tokens:
-        length = tokens.x.shape[1]
-        if length > self.context_length:
-            raise PromptTooLong(length, self.context_length)
-        return tokens.with_x(tokens.x + self.positions[:length].to(tokens.x.dtype))
+        tokens = self.fit(tokens)
+        return tokens.with_x(tokens.x + self.positions[: tokens.x.shape[1]].to(tokens.x.dtype))
 
     def project(self, x: Tensor) -> Tensor:
         return x if self.projection is None else self.projection(x)

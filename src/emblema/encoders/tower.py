@@ -118,9 +118,10 @@ class Transformer(Tower):
         return self.norm(tokens.pooled())
 
     def _mean(self, tokens: Tokens) -> Tensor:
-        x = self.norm(tokens.x)
         if tokens.first_patch is not None:  # images: the patches
-            return x[:, tokens.first_patch :].mean(1) if tokens.grid is None else self.norm(tokens.patches()).mean(1)
+            patches = tokens.x[:, tokens.first_patch :] if tokens.grid is None else tokens.patches()
+            return self.norm(patches).mean(1)
+        x = self.norm(tokens.x)
         real = tokens.real()[..., None].to(x.dtype)
         return (x * real).sum(1) / real.sum(1)
 

@@ -222,10 +222,12 @@ class BackboneStem(nn.Module):
 
         _, name, stage = config.stem.split(":")
         self.trunk = timm.create_model(name, pretrained=False, features_only=True, out_indices=(int(stage),))
-        info = self.trunk.feature_info  # type: ignore[union-attr]
-        reduction, channels = info.reduction()[-1], info.channels()[-1]  # type: ignore[operator]
+        feature = self.trunk.feature_info.get_dicts()[-1]  # type: ignore[union-attr, operator]
+        channels, reduction, place = feature["num_chs"], feature["reduction"], feature["module"]
         if reduction != config.patch_size:
             raise ValueError(f"{config.stem} halves down to 1/{reduction}: set patch_size={reduction}")
+        if place.startswith("blocks.") and hasattr(self.trunk, "blocks"):  # timm keeps the later stages here
+            self.trunk.blocks = self.trunk.blocks[: int(place.split(".")[1]) + 1]  # type: ignore[index]
         self.out = nn.Conv2d(channels, config.width, 1)
 
     def forward(self, images: Tensor) -> Tensor:

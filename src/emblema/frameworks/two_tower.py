@@ -6,7 +6,7 @@ The configuration travels with a checkpoint as JSON; `kind` says which tower a p
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from emblema.core.errors import BadCheckpoint, UnknownName
 from emblema.encoders.backbone import BackboneConfig
@@ -24,6 +24,7 @@ KINDS = {c.kind: c for c in (ViTConfig, ResNetConfig, BackboneConfig, TextConfig
 class TwoTower:
     """Shape of a two-tower model."""
 
+    framework: ClassVar[str] = "two-tower"
     image: ViTConfig | ResNetConfig | BackboneConfig = field(default_factory=ViTConfig)
     text: TextConfig | BertConfig = field(default_factory=TextConfig)
     dim: int = 512
@@ -41,19 +42,21 @@ class TwoTower:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TwoTower:
         """Unknown keys and kinds are errors that name them."""
-        parts = {k: _part(k, v) if isinstance(v, dict) else v for k, v in data.items()}
-        return cls(**_known(cls, parts, "model"))
+        parts = {k: part(k, v) if isinstance(v, dict) else v for k, v in data.items()}
+        return cls(**known(cls, parts, "model"))
 
 
-def _part(name: str, data: dict[str, Any]) -> Any:
+def part(name: str, data: dict[str, Any]) -> Any:
+    """A part of a model from its JSON."""
     kind = data.get("kind")
     if kind not in KINDS:
         raise BadCheckpoint(f"config.json: {name} has kind {kind!r}, expected one of {', '.join(KINDS)}")
     lists = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-    return KINDS[kind](**_known(KINDS[kind], lists, name))
+    return KINDS[kind](**known(KINDS[kind], lists, name))
 
 
-def _known(cls: type, data: dict[str, Any], where: str) -> dict[str, Any]:
+def known(cls: type, data: dict[str, Any], where: str) -> dict[str, Any]:
+    """The data again, if all its keys are fields of the class."""
     unknown = set(data) - {f.name for f in fields(cls)}
     if unknown:
         raise BadCheckpoint(f"config.json: {where} has unknown settings {sorted(unknown)}")

@@ -1,1 +1,1 @@
-"""Survey 3.2: equations 1 to 11 as pure functions."""
+"""Survey section 3.2: the training objectives, Eqs. 1-11, as pure functions."""

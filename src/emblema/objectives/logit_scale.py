@@ -96,7 +96,7 @@ class LogitScale(nn.Module):
     @property
     def at_bound(self) -> bool:
         """Whether the scale is at, or beyond, one of its bounds."""
-        scale = float(self.value.exp() if self.param == "log" else 1 / self.value)
+        scale = (self.value.exp() if self.param == "log" else 1 / self.value).item()
         low, high = self.minimum or 0.0, self.maximum or math.inf
         return scale <= low * (1 + 1e-5) or scale >= high * (1 - 1e-5)
 
@@ -106,4 +106,4 @@ class LogitScale(nn.Module):
 
     def extra_repr(self) -> str:
         bounds = f"[{self.minimum}, {self.maximum}] at {self.bound_at}" if self._bounded else "unbounded"
-        return f"{self.param}, scale={float(self()):.4g}, {bounds}"
+        return f"{self.param}, scale={self().item():.4g}, {bounds}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import torch
@@ -155,7 +155,7 @@ def momentum_softmax(
 
 
 def mixup(b: int, share: float, device: torch.device | str | None = None) -> Tensor:
-    """ZeroVL: sample i was mixed as share * x_i + (1 - share) * x_(b-1-i), so its target is mixed too: [b, B].
+    """ZeroVL: sample i was mixed as share * x_i + (1 - share) * x_(b-1-i), so is its target: [b, B].
 
     The partner is that of the reversed batch of this process (`x.flip(0)`). Cui et al. 2021 (2112.09331).
     """
@@ -165,16 +165,6 @@ def mixup(b: int, share: float, device: torch.device | str | None = None) -> Ten
         )
     eye = identity(b, device)
     return share * eye + (1 - share) * eye.flip(0)
-
-
-def build(builder: Callable[..., Tensor], *args: object, **options: object) -> Tensor:
-    """Run any builder, and check that its rows sum to 1."""
-    targets = builder(*args, **options)
-    if not torch.allclose(targets.sum(1), torch.ones(len(targets), device=targets.device), atol=1e-4):
-        raise ValueError(
-            f"{getattr(builder, '__name__', builder)} returned rows that do not sum to 1. Normalise them."
-        )
-    return targets
 
 
 def _mine(everyone: Tensor) -> Tensor:

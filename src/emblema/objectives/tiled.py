@@ -37,8 +37,8 @@ def tiled_contrastive(
         z_text: [B, D] unit rows; row i is the pair of image i.
         scale: 1 / tau.
         tile: side of the square of logits that is held at a time.
-        bf16: multiply in bfloat16, for hardware that is faster at it; exponentials and sums stay fp32, as does
-            the sum of gradients over tiles.
+        bf16: multiply in bfloat16, for hardware that is faster at it; exponentials and sums stay fp32, as
+            does the sum of gradients over tiles.
 
     Returns:
         The scalar 1/2 (L_I2T + L_T2I), >= 0, mean over the rows of this process.

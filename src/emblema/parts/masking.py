@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-IGNORE = -100
+from emblema.objectives.generative import IGNORE
 
 
 def random_patches(noise: Tensor, ratio: float = 0.75) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,151 @@
+"""Frozen towers at full speed: weights converted once, pictures decoded in threads while the encoder runs.
+
+Autocast is the wrong tool here: with parameters that ask for no gradient, CPU autocast copies the weights at
+every call. So where the hardware multiplies in bf16, the towers are copied and converted once. The
+model that was handed in keeps its own weights and precision.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emblema.core.batch import Level
+from emblema.core.preprocess import Preprocess
+from emblema.encoders.tower import ImageTower, Tower
+from emblema.frameworks.vlm import VLM, unit
+
+AHEAD = 3  # batches decoded before they are needed
+Errors = list[tuple[int, str]]
+
+
+class Encoder:
+    """Pictures and texts -> features, with a frozen `VLM`.
+
+    `precision` is "fp32", "bf16" or "auto" (bf16 where the hardware has it). What comes out is always fp32.
+    """
+
+    def __init__(
+        self,
+        vlm: VLM,
+        preprocess: Preprocess,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        batch_size: int = 64,
+        threads: int | None = None,
+    ):
+        from emblema.engine.precision import resolved
+
+        self.vlm, self.preprocess, self.batch_size = vlm, preprocess, batch_size
+        self.device = torch.device(_best_device() if device == "auto" else device)
+        self.precision = resolved(precision, self.device)
+        self.threads = threads or min(8, os.cpu_count() or 1)
+        self.vlm.to(self.device)
+        self.towers = converted(vlm, torch.bfloat16) if self.precision == "bf16" else vlm
+
+    def images(self, sources: Sequence[Any], stage: str = "joint") -> tuple[dict[str, Tensor], Errors]:
+        """Features of pictures, and which of them could not be read (their rows are NaN).
+
+        `stage`: "joint" {"pooled": [N, D] unit}; "hidden" {"hidden": [N, width]}, before the projection;
+        "patches" {"pooled", "patches": [N, H, W, D] unit}; "embedded" {"tokens": [N, L, width]}.
+        """
+        parts: dict[str, Tensor] = {}
+        errors: Errors = []
+        for start, pixels, broken in self._decoded(sources):
+            for name, rows in self.encode(pixels, stage).items():
+                if name not in parts:
+                    parts[name] = torch.empty(len(sources), *rows.shape[1:])
+                parts[name][start : start + len(rows)] = rows
+            for index, reason in broken:
+                errors.append((start + index, reason))
+        for rows in parts.values():
+            rows[[i for i, _ in errors]] = torch.nan
+        return parts, errors
+
+    def stream(self, sources: Sequence[Any], stage: str = "joint") -> Iterator[tuple[int, dict[str, Tensor], Errors]]:
+        """(start, features, errors) batch by batch, for results that do not fit into memory."""
+        for start, pixels, broken in self._decoded(sources):
+            yield start, self.encode(pixels, stage), [(start + i, reason) for i, reason in broken]
+
+    @torch.inference_mode()
+    def encode(self, pixels: Tensor, stage: str = "joint") -> dict[str, Tensor]:
+        """uint8 [B, 3, S, S] -> features, fp32 on the CPU."""
+        tower = self.towers.image
+        raw = self._input(tower, pixels)
+        if stage == "joint":
+            out = {"pooled": unit(tower.encode(raw))}
+        elif stage == "hidden":
+            out = {"hidden": hidden(tower, raw)}
+        elif stage == "patches":
+            out = {"pooled": unit(tower.encode(raw)), "patches": unit(tower.dense(raw))}
+        elif stage == "embedded":
+            out = {"tokens": tower.embed(raw).x}
+        else:
+            raise ValueError(f'unknown stage {stage!r}: use "joint", "hidden", "patches" or "embedded"')
+        return {name: rows.float().cpu() for name, rows in out.items()}
+
+    @torch.inference_mode()
+    def texts(self, texts: Sequence[str], chunk: int = 256) -> Tensor:
+        """[N, D] unit, fp32. Texts of similar length are encoded together; the order is that of `texts`."""
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        out = torch.empty(len(texts), self.vlm.dim)
+        for start in range(0, len(order), chunk):
+            rows = order[start : start + chunk]
+            out[rows] = self.towers.encode_text([texts[i] for i in rows]).float().cpu()
+        return out
+
+    def _input(self, tower: Tower, pixels: Tensor) -> Tensor:
+        pixels = pixels.to(self.device)
+        if self.precision == "fp32" or not isinstance(tower, ImageTower):
+            return pixels
+        return tower.normalise(pixels).bfloat16()
+
+    def _decoded(self, sources: Sequence[Any]) -> Iterator[tuple[int, Tensor, Errors]]:
+        """Batches of pixels in order, decoded ahead of their use."""
+        from emblema.data.pictures import load_batch
+
+        def load(start: int):
+            batch = [sources[i] for i in range(start, min(start + self.batch_size, len(sources)))]
+            return start, *load_batch(batch, self.preprocess, threads=1)
+
+        with ThreadPoolExecutor(self.threads) as pool:
+            starts = iter(range(0, len(sources), self.batch_size))
+            waiting = [pool.submit(load, s) for _, s in zip(range(self.threads + AHEAD), starts)]
+            while waiting:
+                done = waiting.pop(0).result()
+                following = next(starts, None)
+                if following is not None:
+                    waiting.append(pool.submit(load, following))
+                yield done
+
+
+STAGE = {Level.EMBEDDED: "embedded", Level.PATCHES: "patches", Level.POOLED: "joint"}
+
+
+def hidden(tower: Tower, raw: Any) -> Tensor:
+    """The pooled feature before the projection into the joint space: [B, width]."""
+    return tower.pool(tower.transform(tower.embed(raw)))
+
+
+def converted(vlm: VLM, dtype: torch.dtype) -> VLM:
+    """A frozen copy whose towers have weights of `dtype`; scale, bias and pixel statistics stay in fp32."""
+    twin = copy.deepcopy(vlm).requires_grad_(False).eval()
+    for tower in (twin.image, twin.text):
+        statistics = {n: b for n, b in tower.named_buffers() if n in ("mean", "std")}
+        tower.to(dtype)
+        for name, buffer in statistics.items():
+            setattr(tower, name, buffer.float())
+    return twin
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

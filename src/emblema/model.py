@@ -1,0 +1,221 @@
+"""The Python face: a model that takes pictures and words as they come.
+
+>>> import emblema
+>>> model = emblema.load("default")
+>>> model.classify(["cat.png"], ["cat", "dog"])  # [1, 2] probabilities
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from emblema.core.batch import Dataset, Level
+from emblema.core.errors import BadData
+from emblema.core.preprocess import Preprocess
+from emblema.engine.encode import Encoder, Errors
+from emblema.engine.features import Features
+from emblema.frameworks.vlm import VLM, frozen
+
+Picture = str | Path | bytes | Image.Image | np.ndarray | Tensor
+PLAIN = ("a photo of a {}.",)
+
+
+def load(name_or_path: str | Path = "default", device: str = "auto", precision: str = "auto", **options: Any) -> Model:
+    """A model by name, or from a checkpoint folder. It is frozen; nothing is downloaded.
+
+    `precision` is "fp32", "bf16" or "auto" (bf16 where the hardware has it). Options: `batch_size`, `threads`,
+    `cache` (the folder of the feature cache; None for the default, False for none).
+    """
+    from emblema.frameworks.pretrained import load_pretrained
+
+    loaded = load_pretrained(name_or_path)
+    sets = loaded.templates
+    templates = sets.get("default", PLAIN) if isinstance(sets, dict) else sets
+    name = Path(name_or_path).name or str(name_or_path)
+    return Model(loaded.vlm, loaded.preprocess, templates or PLAIN, name, device=device, precision=precision, **options)
+
+
+class Model:
+    """A frozen vision-language model with its preprocessing and templates.
+
+    `.vlm` is the `VLM` beneath, in fp32, with towers, tokens and doors.
+    """
+
+    def __init__(
+        self,
+        vlm: VLM,
+        preprocess: Preprocess,
+        templates: Sequence[str] = PLAIN,
+        name: str = "model",
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        batch_size: int = 64,
+        threads: int | None = None,
+        cache: str | Path | bool | None = None,
+    ):
+        self.vlm, self.preprocess, self.name = frozen(vlm), preprocess, name
+        self.templates = checked_templates(templates)
+        self.encoder = Encoder(
+            vlm, preprocess, device=device, precision=precision, batch_size=batch_size, threads=threads
+        )
+        self.cache = None if cache is False else Features(None if cache is True else cache)
+
+    def __repr__(self) -> str:
+        return f"<emblema model {self.name}: {self.dim} dimensions, {self.preprocess.size} px, {self.precision}>"
+
+    @property
+    def dim(self) -> int:
+        return self.vlm.dim
+
+    @property
+    def device(self) -> torch.device:
+        return self.encoder.device
+
+    @property
+    def precision(self) -> str:
+        return self.encoder.precision
+
+    def embed_images(self, images: Sequence[Picture] | Picture, *, projected: bool = True) -> Tensor:
+        """Paths, bytes, PIL images or arrays, mixed as you like -> [N, D] unit.
+
+        Arrays are [H, W] or [H, W, 1|3|4], uint8, or float within 0..1. With `projected=False` the features before
+        the projection come out, [N, width], not normalised.
+        """
+        z, errors = self.try_images(images, projected=projected)
+        if errors:
+            shown = "; ".join(f"number {i}: {reason}" for i, reason in errors[:3])
+            raise BadData(f"{len(errors)} of {len(z)} pictures cannot be read: {shown}")
+        return z
+
+    def try_images(self, images: Sequence[Picture] | Picture, *, projected: bool = True) -> tuple[Tensor, Errors]:
+        """As `embed_images`, but broken pictures give rows of NaN and [(index, reason)]."""
+        sources = as_sources(images)
+        if not sources:
+            return torch.empty(0, self.dim if projected else self.vlm.image.width), []
+        stage = "joint" if projected else "hidden"
+        parts, errors = self.encoder.images(sources, stage)
+        return parts["pooled" if projected else "hidden"], errors
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """[N, D] unit."""
+        return self.encoder.texts(checked_texts(texts))
+
+    def class_vectors(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> Tensor:
+        """A unit vector a class: each template's text normalised, averaged, normalised again. [C, D]"""
+        labels = checked_labels(labels)
+        templates = self.templates if templates is None else checked_templates(templates)
+        z = self.encoder.texts([t.replace("{}", label) for label in labels for t in templates])
+        mean = z.unflatten(0, (len(labels), len(templates))).mean(1)
+        return torch.nn.functional.normalize(mean, dim=-1)
+
+    @torch.inference_mode()
+    def classify(
+        self, images: Sequence[Picture] | Picture, labels: Sequence[str], templates: Sequence[str] | None = None
+    ) -> Tensor:
+        """Probability of each label among the given ones: [N, C], rows sum to 1."""
+        return self.probabilities(self.embed_images(images), self.class_vectors(labels, templates))
+
+    @torch.inference_mode()
+    def probabilities(self, z_image: Tensor, z_text: Tensor) -> Tensor:
+        """softmax over the texts of the scaled cosines: [N, D], [C, D] -> [N, C]"""
+        return self.vlm.logits(z_image.to(self.device), z_text.to(self.device)).softmax(-1).cpu()
+
+    def features(self, data: Dataset, level: Level | str = Level.POOLED) -> Tensor:
+        """Features of a data set from the cache, computed when they are not there: [N, ...]."""
+        name = {"hidden": "hidden", Level.PATCHES: "patches", Level.EMBEDDED: "tokens"}.get(level, "pooled")
+        if self.cache is None:
+            return Features.compute(self.encoder, data, level)[name]
+        return self.cache.read(self.encoder, data, level)[name]
+
+
+def as_sources(images: Any) -> list[Any]:
+    """A list of what `emblema.data.pictures` opens; arrays become PIL images."""
+    if isinstance(images, np.ndarray | Tensor):
+        single = images.ndim == 2 or (images.ndim == 3 and images.shape[-1] in (1, 3, 4))
+        images = [images] if single else list(images)
+    elif isinstance(images, str | Path | bytes | Image.Image):
+        images = [images]
+    return [_as_source(image, i) for i, image in enumerate(images)]
+
+
+def _as_source(image: Any, index: int) -> Any:
+    if isinstance(image, Image.Image | bytes | Path):
+        return image
+    if isinstance(image, str):
+        return Path(image)
+    if isinstance(image, Tensor):
+        image = image.detach().cpu().numpy()
+    if not isinstance(image, np.ndarray):
+        raise BadData(
+            f"picture number {index} is a {type(image).__name__}; give a path, bytes, a PIL image or an array [H, W, 3]"
+        )
+    return _from_array(image, index)
+
+
+def _from_array(array: np.ndarray, index: int) -> Image.Image:
+    expected = "expected [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
+    if array.ndim == 3 and array.shape[-1] not in (1, 3, 4) and array.shape[0] in (1, 3, 4):
+        raise BadData(
+            f"picture number {index} has shape {array.shape}, {expected}: channels come last. "
+            "For a [C, H, W] array write array.transpose(1, 2, 0)"
+        )
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3, 4)) or 0 in array.shape:
+        raise BadData(f"picture number {index} has shape {array.shape}, {expected}")
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * 255
+    elif np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all():
+            raise BadData(f"picture number {index} holds NaN or infinity: no picture has such pixels")
+        if array.min() < 0 or array.max() > 1:
+            raise BadData(
+                f"picture number {index} is a float array from {array.min():.3g} to {array.max():.3g}, expected 0 to "
+                "1. Divide by 255, or pass uint8; do not normalise, the model does"
+            )
+        array = np.rint(array * 255).astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise BadData(f"picture number {index} is an array of {array.dtype}, expected uint8, or float within 0..1")
+    return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array)
+
+
+def checked_texts(texts: Sequence[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise BadData(f"texts must be a list of strings, got one string; write [{texts!r}]")
+    texts = list(texts)
+    wrong = next((t for t in texts if not isinstance(t, str)), None)
+    if wrong is not None:
+        raise BadData(f"texts must be strings, got {wrong!r} ({type(wrong).__name__})")
+    return texts
+
+
+def checked_labels(labels: Sequence[str]) -> list[str]:
+    if isinstance(labels, str):
+        raise BadData(f"labels must be a list of strings, got one string; write {labels.split(',')!r}")
+    labels = [label.strip() for label in checked_texts(labels)]
+    if not labels:
+        raise BadData('no labels: give the words to choose from, e.g. ["cat", "dog"]')
+    if "" in labels:
+        raise BadData(f"label number {labels.index('')} is empty: remove it")
+    twice = sorted({label for label in labels if labels.count(label) > 1}) if len(set(labels)) < len(labels) else []
+    if twice:
+        raise BadData(f"labels given twice: {', '.join(twice)}. The probability would be split between the copies")
+    return labels
+
+
+def checked_templates(templates: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(templates, str):
+        templates = [templates]
+    templates = tuple(templates)
+    if not templates:
+        raise BadData('no templates: give at least one, e.g. "a photo of a {}."')
+    without = next((t for t in templates if "{}" not in t), None)
+    if without is not None:
+        raise BadData(f"template {without!r} has no place for the class name: write {{}} where it goes")
+    return templates

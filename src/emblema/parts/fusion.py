@@ -1,0 +1,59 @@
+"""Fusion of two legs: one transformer over [CLS_m; image tokens; text tokens] (FLAVA's multi-modal encoder)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from emblema.core.tokens import Tokens
+from emblema.encoders.block import Block, LayerNorm
+
+
+@dataclass(frozen=True)
+class Joint:
+    """A fused sequence that knows its parts."""
+
+    x: Tensor  # [B, 1 + L_i + L_t, width]
+    image: int  # L_i
+    real: Tensor  # [B, 1 + L_i + L_t] False at padding of the texts
+
+    @property
+    def pooled(self) -> Tensor:
+        """[CLS_m]: [B, width]"""
+        return self.x[:, 0]
+
+    @property
+    def image_part(self) -> Tensor:
+        return self.x[:, 1 : 1 + self.image]
+
+    @property
+    def text_part(self) -> Tensor:
+        return self.x[:, 1 + self.image :]
+
+
+class FusionEncoder(nn.Module):
+    """Maps both legs to one width, then lets every token read every real one."""
+
+    def __init__(self, image_width: int, text_width: int, width: int, depth: int, heads: int, eps: float = 1e-5):
+        super().__init__()
+        self.width = width
+        self.from_image = nn.Linear(image_width, width)
+        self.from_text = nn.Linear(text_width, width)
+        self.class_token = nn.Parameter(torch.randn(width) * 0.02)
+        self.blocks = nn.ModuleList(Block(width, heads, eps=eps) for _ in range(depth))
+        self.norm = LayerNorm(width, eps=eps)
+
+    def forward(self, image: Tokens, text: Tokens) -> Joint:
+        """Transformed tokens of the legs -> the fused sequence."""
+        if len(image) != len(text):
+            raise ValueError(f"{len(image)} images cannot be fused with {len(text)} texts: they are read in pairs")
+        x_image, x_text = self.from_image(image.x), self.from_text(text.x)
+        start = self.class_token.to(x_image.dtype).expand(len(x_image), 1, -1)
+        x = torch.cat([start, x_image, x_text.to(x_image.dtype)], 1)  # [B, 1 + L_i + L_t, width]
+        seen = torch.ones(len(x), 1 + x_image.shape[1], dtype=torch.bool, device=x.device)
+        real = torch.cat([seen, text.real()], 1)
+        for block in self.blocks:
+            x = block(x, real[:, None, None])
+        return Joint(self.norm(x), x_image.shape[1], real)

@@ -1,0 +1,175 @@
+import multiprocessing
+import os
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from emblema.core.batch import Level, Record
+from emblema.core.card import DatasetCard
+from emblema.core.errors import BadData
+from emblema.core.preprocess import Preprocess
+from emblema.engine.encode import Encoder
+from emblema.engine.features import Features, default_directory, fingerprint
+from emblema.testing import tiny_vlm
+from PIL import Image
+
+
+@dataclass
+class Toy:
+    records: list
+    card = DatasetCard(name="toy", title="toy", task="classification")
+    class_names = ("a", "b")
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitem__(self, i):
+        return self.records[i]
+
+
+def toy(n=6, seed=0):
+    rng = np.random.default_rng(seed)
+    images = [Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(n)]
+    return Toy([Record(key=str(i), image=image, label=i % 2) for i, image in enumerate(images)])
+
+
+def encoder(seed=0, **kw):
+    return Encoder(tiny_vlm(seed), kw.pop("preprocess", Preprocess(size=32)), **{"precision": "fp32", **kw})
+
+
+def test_read_twice_computes_once(tmp_path, monkeypatch):
+    cache, e, data = Features(tmp_path), encoder(), toy()
+    first = cache.read(e, data)
+    monkeypatch.setattr(e, "images", None)  # would fail if called
+    second = cache.read(e, data)
+    assert not first.hit and second.hit and torch.equal(first["pooled"], second["pooled"])
+    assert torch.allclose(first["pooled"], encoder().images([r.image for r in data.records])[0]["pooled"])
+
+
+def test_levels(tmp_path):
+    cache, e, data = Features(tmp_path), encoder(), toy(3)
+    assert cache.read(e, data, Level.PATCHES)["patches"].shape == (3, 4, 4, 32)
+    assert cache.read(e, data, Level.EMBEDDED)["tokens"].shape == (3, 17, 64)
+    assert cache.read(e, data, "hidden")["hidden"].shape == (3, 64)
+    with pytest.raises(ValueError, match="nothing can be cached"):
+        cache.read(e, data, Level.PIXELS)
+
+
+def changed_weight(e):
+    with torch.no_grad():
+        next(e.vlm.image.parameters()).view(-1)[0] += 1e-6
+    return e
+
+
+def changed_activation(e):
+    e.vlm.image.blocks[0].mlp[1] = torch.nn.ReLU()
+    return e
+
+
+def changed_heads(e):
+    e.vlm.image.blocks[1].attention.heads = 4
+    return e
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        changed_weight,
+        changed_activation,
+        changed_heads,
+        lambda e: encoder(seed=1),
+        lambda e: encoder(precision="bf16"),
+        lambda e: encoder(preprocess=Preprocess(size=32, mode="squash")),
+    ],
+    ids=["weight", "activation", "heads", "other model", "precision", "preprocess"],
+)
+def test_any_change_of_the_model_is_another_key(change):
+    data = toy(2)
+    assert Features.key(change(encoder()), data, "joint") != Features.key(encoder(), data, "joint")
+
+
+def test_any_change_of_the_data_is_another_key(tmp_path):
+    e, data = encoder(), toy(3)
+    keys = {Features.key(e, data, "joint"), Features.key(e, data, "hidden")}
+    keys.add(Features.key(e, Toy(data.records[::-1]), "joint"))
+    keys.add(Features.key(e, Toy(data.records[:2]), "joint"))
+    keys.add(Features.key(e, Toy([replace(data.records[0], key="x"), *data.records[1:]]), "joint"))
+    keys.add(Features.key(e, toy(3, seed=1), "joint"))
+    path = tmp_path / "a.png"
+    data.records[0].image.save(path)
+    on_disk = Toy([Record(key="0", image=path), *data.records[1:]])
+    keys.add(Features.key(e, on_disk, "joint"))
+    data.records[1].image.save(path)
+    os.utime(path, ns=(1, 1))
+    keys.add(Features.key(e, on_disk, "joint"))
+    keys.add(Features.key(e, Toy([Record(key="0", image=path.read_bytes()), *data.records[1:]]), "joint"))
+    assert len(keys) == 9
+
+
+def test_the_fingerprint_is_the_same_elsewhere_and_in_training_mode():
+    assert fingerprint(tiny_vlm().image) == fingerprint(tiny_vlm().image.train())
+
+
+def test_a_partial_entry_is_no_entry_and_a_damaged_one_says_so(tmp_path):
+    cache, e, data = Features(tmp_path), encoder(), toy(2)
+    key = cache.key(e, data, "joint")
+    (tmp_path / "features" / ".partial-1").mkdir(parents=True)
+    first = cache.read(e, data)
+    assert not first.hit
+    file = tmp_path / "features" / key / "pooled.npy"
+    file.write_bytes(file.read_bytes()[:-4])
+    with pytest.raises(BadData, match="damaged; delete that folder"):
+        cache.read(e, data)
+
+
+def test_what_a_caller_writes_never_reaches_the_file(tmp_path):
+    cache, e, data = Features(tmp_path), encoder(), toy(2)
+    cache.read(e, data)["pooled"].zero_()
+    assert cache.read(e, data)["pooled"].abs().sum() > 0
+
+
+def _write(folder):
+    torch.set_num_threads(1)
+    Features(folder).read(encoder(), toy())
+
+
+def test_two_writers_leave_one_whole_entry(tmp_path):
+    context = multiprocessing.get_context("fork" if os.name == "posix" else "spawn")
+    torch.set_num_threads(1)
+    writers = [context.Process(target=_write, args=(tmp_path,)) for _ in range(2)]
+    for w in writers:
+        w.start()
+    for w in writers:
+        w.join()
+    assert [w.exitcode for w in writers] == [0, 0]
+    assert Features(tmp_path).read(encoder(), toy()).hit
+    assert [p.name for p in (tmp_path / "features").iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_lost_race_leaves_no_rubbish(tmp_path):
+    cache, e, data = Features(tmp_path), encoder(), toy(2)
+    arrays = cache.read(e, data).arrays
+    folder = tmp_path / "features" / cache.key(e, data, "joint")
+    cache._store(folder, arrays, {})
+    assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert Features(tmp_path / "file").read(encoder(), toy(2))["pooled"].shape == (2, 32)
+
+
+def test_broken_pictures_are_named(tmp_path):
+    data = Toy([Record(key="good", image=toy(1)[0].image), Record(key="bad", image=b"no")])
+    with pytest.raises(BadData, match="1 of 2 pictures of toy cannot be read: bad"):
+        Features(tmp_path).read(encoder(), data)
+    assert not list((tmp_path).rglob("*.npy"))
+
+
+def test_where_the_cache_lies(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("EMBLEMA_CACHE", raising=False)
+    assert default_directory() == tmp_path / "emblema"
+    monkeypatch.setenv("EMBLEMA_CACHE", "elsewhere")
+    assert str(default_directory()) == "elsewhere"

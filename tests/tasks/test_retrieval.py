@@ -1,0 +1,129 @@
+import pytest
+import torch
+
+from emblema.core.errors import BadData
+from emblema.tasks import retrieval
+from emblema.tasks.retrieval import Retrieval, ranks, score
+from emblema.testing import tiny_model
+from emblema.testing.squares import squares
+
+
+def unit(x):
+    return torch.nn.functional.normalize(x, dim=-1)
+
+
+def slow_ranks(z_image, z_text, pairs):
+    """Full matrix in fp64, sorted: the definition."""
+    s = z_image.double() @ z_text.double().T
+    right = torch.zeros_like(s, dtype=torch.bool)
+    right[pairs[:, 0], pairs[:, 1]] = True
+
+    def of(s, right):
+        out = []
+        for row, mask in zip(s, right):
+            best = row[mask].max() if mask.any() else None
+            out.append(0 if best is None else 1 + int((row[~mask] >= best - retrieval.TIE).sum()))
+        return out
+
+    return of(s, right), of(s.T, right.T)
+
+
+def basis(*rows):
+    """Unit vectors of the plane by angle in degrees."""
+    a = torch.tensor(rows, dtype=torch.float32).deg2rad()
+    return torch.stack([a.cos(), a.sin()], -1)
+
+
+def test_ranks_by_hand_with_two_captions_an_image():
+    # images at 0 and 90 degrees; captions of image 0 at 80 and 30, of image 1 at 85 and 10
+    z_image, z_text = basis(0, 90), basis(80, 30, 85, 10)
+    pairs = torch.tensor([(0, 0), (0, 1), (1, 2), (1, 3)])
+    to_text, to_image = ranks(z_image, z_text, pairs)
+    # image 0 (at 0): nearest is 10 (wrong), then 30 (right) -> place 2; image 1 (at 90): nearest 85 (right) -> 1
+    assert to_text.tolist() == [2, 1]
+    # captions: 80 is nearer to 90 (wrong) -> 2; 30 nearer to 0 (right) -> 1; 85 -> 1; 10 is nearer to 0 (wrong) -> 2
+    assert to_image.tolist() == [2, 1, 1, 2]
+
+
+def test_further_right_answers_are_no_competitors():
+    z_image, z_text = basis(0, 90), basis(5, 10, 20, 15)
+    pairs = torch.tensor([(0, 0), (0, 1), (0, 2), (1, 3)])
+    assert ranks(z_image, z_text, pairs)[0].tolist() == [1, 2]  # image 1: 20 degrees belongs to image 0
+
+
+def test_a_caption_of_several_images_is_right_for_all():
+    z_image, z_text = basis(0, 10, 90), basis(12, 91)
+    pairs = torch.tensor([(0, 0), (1, 0), (2, 1)])
+    to_text, to_image = ranks(z_image, z_text, pairs)
+    assert to_text.tolist() == [1, 1, 1] and to_image.tolist() == [1, 1]
+
+
+def test_ties_count_against():
+    same = torch.ones(3, 4) / 2
+    to_text, to_image = ranks(same, same, torch.tensor([(0, 0), (1, 1), (2, 2)]))
+    assert to_text.tolist() == to_image.tolist() == [3, 3, 3]
+
+
+def test_a_query_without_a_right_answer_has_no_place():
+    to_text, to_image = ranks(basis(0, 50), basis(0, 40), torch.tensor([(0, 0)]))
+    assert to_text.tolist() == [1, 0] and to_image.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("tile", [(512, 4096), (7, 5), (1, 1), (64, 3)])
+@pytest.mark.parametrize("seed", range(3))
+def test_ranks_equal_the_full_matrix(seed, tile):
+    g = torch.Generator().manual_seed(seed)
+    z_image = unit(torch.randn(40, 16, generator=g))
+    owner = torch.randint(40, (90,), generator=g)
+    z_text = unit(z_image[owner] + 0.8 * torch.randn(90, 16, generator=g))
+    z_text[50:60] = z_text[20:30]  # the same vector for captions of different images
+    pairs = torch.cat([torch.stack([owner, torch.arange(90)], 1), torch.tensor([(3, 7), (4, 7), (3, 7)])])
+    found = [r.tolist() for r in ranks(z_image, z_text, pairs, tile)]
+    assert found == list(slow_ranks(z_image, z_text, pairs))
+
+
+def test_nan_is_refused():
+    z = torch.eye(3)
+    z[1, 1] = torch.nan
+    with pytest.raises(BadData, match="1 of 3 image embeddings are NaN"):
+        ranks(z, torch.eye(3), torch.tensor([(0, 0)]))
+
+
+def test_score_of_a_perfect_and_of_a_blind_model():
+    z, pairs = torch.eye(20), torch.arange(20)[:, None].expand(-1, 2)
+    perfect = score(z, z, pairs, resamples=20)
+    assert perfect["rsum"].value == pytest.approx(600) and perfect["mean_recall"].value == pytest.approx(1)
+    assert perfect["image_to_text_median_rank"] == (1, 1, 1)
+    blind = score(torch.ones(20, 20) / 20**0.5, z, pairs, resamples=20)
+    assert blind["image_to_text_R@10"].value == 0
+
+
+def test_a_pool_is_a_mean_over_disjoint_parts(monkeypatch):
+    monkeypatch.setitem(retrieval.POOLS, "1k", 10)
+    g = torch.Generator().manual_seed(0)
+    z = unit(torch.randn(25, 4, generator=g))
+    z_text = unit(z + 0.5 * torch.randn(25, 4, generator=g))
+    pairs = torch.arange(25)[:, None].expand(-1, 2)
+    small, whole = score(z, z_text, pairs, "1k", 20), score(z, z_text, pairs, "all", 20)
+    assert small["image_to_text_R@1"].value >= whole["image_to_text_R@1"].value
+    pools = retrieval._pools(25, "1k")
+    assert [len(p) for p in pools] == [10, 10] and len(torch.cat(pools).unique()) == 20
+    with pytest.raises(BadData, match="pool 1k needs 10 images, the split has 4"):
+        retrieval._pools(4, "1k")
+    with pytest.raises(BadData, match="no pool 'x'"):
+        retrieval._pools(4, "x")
+
+
+def test_the_task_merges_captions_with_the_same_words():
+    data, model = squares().split("test"), tiny_model(cache=False, precision="fp32")
+    merged, apart = (Retrieval(resamples=10, merge=m).run(model, data) for m in (True, False))
+    assert merged.sizes == {"images": 24, "captions": 4 + 24, "pairs": 48}
+    assert apart.sizes == {"images": 24, "captions": 48, "pairs": 48}
+    assert Retrieval().protocol(model, data, "test").hash != Retrieval(merge=False).protocol(model, data, "test").hash
+
+
+def test_data_without_captions_teaches():
+    data = squares().split("test")
+    data.columns = {k: v for k, v in data.columns.items() if k not in ("text", "texts")}
+    with pytest.raises(BadData, match="squares has no captions"):
+        Retrieval().run(tiny_model(cache=False), data)
