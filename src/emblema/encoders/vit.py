@@ -36,7 +36,7 @@ class ViTConfig:
     norm_before: bool = True  # ln_pre
     class_token: bool = True
     pool: str = "cls"  # "cls", "mean", or "map": attention pooling with a learned query (SigLIP)
-    stem: str = "patch"  # "patch", "conv", or "timm:NAME:STAGE"
+    stem: str = "patch"  # "patch", "conv", or "timm:NAME:STAGE+STAGE"
     patch_bias: bool = False
     project: bool = True  # False: the pooled width is the joint space (SigLIP)
     mean: tuple[float, ...] = CLIP_MEAN
@@ -83,7 +83,10 @@ class ViT(Transformer, ImageTower):
             self.projection = None
 
     def embed(self, raw: Tensor) -> Tokens:
-        patches = self.stem(self.normalise(raw))  # [B, width, H, W]
+        return self.from_patches(self.stem(self.normalise(raw)))
+
+    def from_patches(self, patches: Tensor) -> Tokens:
+        """What the stem gives [B, width, H, W] -> tokens before layer 0."""
         batch, _, height, width = patches.shape
         x = patches.flatten(2).transpose(1, 2)  # [B, H*W, width]
         positions = self.positions_at(height, width).to(x.dtype)  # [(1 +) H*W, width]
@@ -214,22 +217,38 @@ class ConvStem(nn.Sequential):
 
 
 class BackboneStem(nn.Module):
-    """The first stages of a timm backbone, then a linear map to the width (a hybrid ViT)."""
+    """Stages of a timm backbone at the patch grid, then a linear map to the width (a hybrid ViT).
+
+    "timm:NAME:3+4" joins stages 3 and 4: the first has the grid, the deeper ones are enlarged to it.
+    """
 
     def __init__(self, config: ViTConfig):
         super().__init__()
         import timm
 
-        _, name, stage = config.stem.split(":")
-        self.trunk = timm.create_model(name, pretrained=False, features_only=True, out_indices=(int(stage),))
-        feature = self.trunk.feature_info.get_dicts()[-1]  # type: ignore[union-attr, operator]
-        channels, reduction, place = feature["num_chs"], feature["reduction"], feature["module"]
-        if reduction != config.patch_size:
-            raise ValueError(f"{config.stem} halves down to 1/{reduction}: set patch_size={reduction}")
+        _, name, stages = config.stem.split(":")
+        indices = tuple(int(s) for s in stages.split("+"))
+        self.trunk = timm.create_model(name, pretrained=False, features_only=True, out_indices=indices)
+        features = self.trunk.feature_info.get_dicts()  # type: ignore[union-attr, operator]
+        if features[0]["reduction"] != config.patch_size:
+            raise ValueError(f"{config.stem} begins at 1/{features[0]['reduction']}: set patch_size to that")
+        place = features[-1]["module"]
         if place.startswith("blocks.") and hasattr(self.trunk, "blocks"):  # timm keeps the later stages here
             self.trunk.blocks = self.trunk.blocks[: int(place.split(".")[1]) + 1]  # type: ignore[index]
-        self.out = nn.Conv2d(channels, config.width, 1)
+        self.out = nn.Linear(sum(f["num_chs"] for f in features), config.width)
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, width, H / patch, W / patch]"""
-        return self.out(self.trunk(images)[-1])
+        return self.to_width(self.maps(images))
+
+    def to_width(self, maps: Tensor) -> Tensor:
+        """[B, C, h, w] -> [B, width, h, w]"""
+        return self.out(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def maps(self, images: Tensor) -> Tensor:
+        """The joined stages, before the linear map: [B, C, H / patch, W / patch]."""
+        # on CPUs the bf16 backward of depthwise convolutions is several times slower than fp32
+        with torch.autocast(images.device.type, enabled=images.device.type != "cpu"):
+            first, *deeper = self.trunk(images.to(memory_format=torch.channels_last))
+        larger = [F.interpolate(x, first.shape[-2:], mode="bilinear", align_corners=False) for x in deeper]
+        return torch.cat([first, *larger], 1)

@@ -158,9 +158,7 @@ def image_text_label_contrastive(
     return mean if normalise == "mean" else mean * 2 * len(labels) * world_size()
 
 
-def sigmoid_contrastive(
-    z_image: Tensor, z_text: Tensor, scale: Tensor | float, bias: Tensor | float
-) -> Tensor:
+def sigmoid_contrastive(z_image: Tensor, z_text: Tensor, scale: Tensor | float, bias: Tensor | float) -> Tensor:
     """SigLIP: every image-text pair is a yes-or-no question of its own.
 
     Args:
@@ -227,9 +225,7 @@ def _check_targets(targets: Tensor, logits: Tensor) -> None:
     if not torch.allclose(sums, torch.ones_like(sums), atol=1e-2):
         row = int((sums - 1).abs().nan_to_num(torch.inf).argmax())
         what = "has no positive" if sums[row] == 0 else f"sums to {sums[row]:.3g}"
-        raise ValueError(
-            f"row {row} of targets {what}, expected every row to sum to 1. Divide by the row sums."
-        )
+        raise ValueError(f"row {row} of targets {what}, expected every row to sum to 1. Divide by the row sums.")
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:

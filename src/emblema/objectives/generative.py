@@ -22,9 +22,7 @@ def patchify(images: Tensor, patch: int) -> Tensor:
     """
     B, C, H, W = images.shape
     if H % patch or W % patch:
-        raise ValueError(
-            f"images are {H}x{W}, expected both sides to be multiples of the patch size {patch}."
-        )
+        raise ValueError(f"images are {H}x{W}, expected both sides to be multiples of the patch size {patch}.")
     x = images.reshape(B, C, H // patch, patch, W // patch, patch)
     return x.permute(0, 2, 4, 3, 5, 1).reshape(B, (H // patch) * (W // patch), patch * patch * C)
 

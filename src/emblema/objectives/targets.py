@@ -69,9 +69,7 @@ def text_hash(texts: Sequence[str], device: torch.device | str | None = None) ->
     mine = [normalise_text(text) for text in texts]
     everyone = [text for part in gather_objects(mine) for text in part]
     index = {text: i for i, text in enumerate(dict.fromkeys(everyone))}
-    rows, columns = (
-        torch.tensor([index[text] for text in group], device=device) for group in (mine, everyone)
-    )
+    rows, columns = (torch.tensor([index[text] for text in group], device=device) for group in (mine, everyone))
     same = (rows[:, None] == columns).float()  # [b, B]
     return same / same.sum(1, keepdim=True)
 
@@ -160,9 +158,7 @@ def mixup(b: int, share: float, device: torch.device | str | None = None) -> Ten
     The partner is that of the reversed batch of this process (`x.flip(0)`). Cui et al. 2021 (2112.09331).
     """
     if not 0 <= share <= 1:
-        raise ValueError(
-            f"mixup(share={share}): expected a share in [0, 1], drawn from Beta(0.1, 0.1) in ZeroVL."
-        )
+        raise ValueError(f"mixup(share={share}): expected a share in [0, 1], drawn from Beta(0.1, 0.1) in ZeroVL.")
     eye = identity(b, device)
     return share * eye + (1 - share) * eye.flip(0)
 

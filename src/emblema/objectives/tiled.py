@@ -142,16 +142,12 @@ class _Contrastive(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows, columns, scale, row_lse, column_lse = ctx.saved_tensors
         b, mine = len(rows), _own(len(rows))
-        g_row = (grads[0] / (2 * b)).expand(
-            b
-        )  # [b]  weight of each image's row in the total loss of all processes
+        g_row = (grads[0] / (2 * b)).expand(b)  # [b]  weight of each image's row in the total loss of all processes
         g_column = gather(g_row)  # [B]  and of each text's column
         to_rows, to_columns = torch.zeros_like(rows), torch.zeros_like(columns)
         tiles = _Tiles(rows, columns, scale, *ctx.options)
         for i, j, logits, weights in tiles:
-            _softmax_weights(
-                logits, weights, row_lse[i, None], column_lse[None, j], g_row[i, None], g_column[None, j]
-            )
+            _softmax_weights(logits, weights, row_lse[i, None], column_lse[None, j], g_row[i, None], g_column[None, j])
             tiles.spread(logits, i, j, to_rows, to_columns)
         to_rows -= (2 * g_row)[:, None] * columns[mine]  # the pairs themselves, exactly
         to_columns[mine] -= (2 * g_row)[:, None] * rows
@@ -159,9 +155,7 @@ class _Contrastive(torch.autograd.Function):
         return to_rows.mul_(scale), to_columns.mul_(scale), to_scale, None, None
 
 
-def _softmax_weights(
-    s: Tensor, scratch: Tensor, row: Tensor, column: Tensor, g_row: Tensor, g_column: Tensor
-) -> None:
+def _softmax_weights(s: Tensor, scratch: Tensor, row: Tensor, column: Tensor, g_row: Tensor, g_column: Tensor) -> None:
     """In place: s <- g_row * exp(s - row) + g_column * exp(s - column)."""
     if _furthest(row, column) > SAFE:  # measure from the lowest log-sum-exp of the tile
         low = torch.minimum(row.min(), column.min())

@@ -35,9 +35,7 @@ def sinkhorn(
     Cuturi 2013 (1306.0895).
     """
     if epsilon <= 0 or rounds < 1:
-        raise ValueError(
-            f"sinkhorn(epsilon={epsilon}, rounds={rounds}): expected epsilon > 0 and rounds >= 1."
-        )
+        raise ValueError(f"sinkhorn(epsilon={epsilon}, rounds={rounds}): expected epsilon > 0 and rounds >= 1.")
     N, M = score.shape
     log_plan = score.to(torch.promote_types(score.dtype, torch.float32)) / epsilon
     log_rows = -math.log(N) if row_mass is None else row_mass.log()[:, None]  # [N, 1]

@@ -28,9 +28,7 @@ def random_patches(noise: Tensor, ratio: float = 0.75) -> tuple[Tensor, Tensor]:
     P = noise.shape[1]
     n = int(P * (1 - ratio))
     if not 0 < n <= P:
-        raise ValueError(
-            f"random_patches(ratio={ratio}) keeps {n} of {P} patches, expected 1 to {P}. Change ratio."
-        )
+        raise ValueError(f"random_patches(ratio={ratio}) keeps {n} of {P} patches, expected 1 to {P}. Change ratio.")
     kept = noise.argsort(1)[:, :n]  # [B, n]
     return kept, torch.ones_like(noise, dtype=torch.bool).scatter_(1, kept, False)
 
@@ -61,9 +59,7 @@ def block_patches(
     """
     H, W = grid
     if not 0 <= count <= H * W:
-        raise ValueError(
-            f"block_patches: {count} patches to hide in a grid of {H}x{W}, expected at most {H * W}."
-        )
+        raise ValueError(f"block_patches: {count} patches to hide in a grid of {H}x{W}, expected at most {H * W}.")
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=generator))

@@ -36,13 +36,9 @@ class FeatureQueue(nn.Module):
     ) -> None:
         super().__init__()
         if size < 1 or init not in ("random", "empty"):
-            raise ValueError(
-                f"FeatureQueue(size={size}, init={init!r}): expected size >= 1, init 'random' or 'empty'."
-            )
+            raise ValueError(f"FeatureQueue(size={size}, init={init!r}): expected size >= 1, init 'random' or 'empty'.")
         self.init = init
-        self.register_buffer(
-            "rows", F.normalize(torch.randn(size, dim, generator=generator), dim=-1)
-        )  # [K, D]
+        self.register_buffer("rows", F.normalize(torch.randn(size, dim, generator=generator), dim=-1))  # [K, D]
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))
 
@@ -74,8 +70,6 @@ class FeatureQueue(nn.Module):
     def nearest(self, z: Tensor) -> Tensor:
         """The row most similar to each of z: [N, D] -> [N, D]."""
         if not len(self):
-            raise ValueError(
-                "nearest: the queue is empty. Push features first, or build it with init='random'."
-            )
+            raise ValueError("nearest: the queue is empty. Push features first, or build it with init='random'.")
         rows = self.read()
         return rows[similarity(z, rows).argmax(1)]

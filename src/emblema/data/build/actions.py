@@ -148,9 +148,7 @@ def read_animation(text: str) -> tuple[str, dict[str, Action]]:
 
 
 Layer = tuple[Image.Image, Mapping[str, Action]]
-Clip = tuple[
-    str, str, str, int, list[Image.Image], int
-]  # actor, kind, action, direction, frames, ms per frame
+Clip = tuple[str, str, str, int, list[Image.Image], int]  # actor, kind, action, direction, frames, ms per frame
 
 
 def _creatures(mods: Path) -> Iterator[Clip]:
@@ -170,11 +168,7 @@ def _people(mods: Path) -> Iterator[Clip]:
     for number, (name, (folder, clothes, weapon, shield)) in enumerate(sorted(PEOPLE.items())):
         parts = dict(zip(PARTS, clothes)) | {"main": weapon, "off": shield}
         root = f"animations/avatar/{folder}"
-        layers = {
-            part: _load(mods / "fantasycore", f"{root}/{file}.txt", mods)
-            for part, file in parts.items()
-            if file
-        }
+        layers = {part: _load(mods / "fantasycore", f"{root}/{file}.txt", mods) for part, file in parts.items() if file}
         bare = [_load(mods / "fantasycore", f"{root}/default_{part}.txt", mods) for part in PARTS[:4]]
         for action in _distinct_actions(layers["chest"][1]):
             for direction in range(number % 2, 8, 2):
@@ -190,9 +184,7 @@ def _people(mods: Path) -> Iterator[Clip]:
 
 def layer_order(text: str) -> dict[int, list[str]]:
     """Direction -> parts in the order in which they are painted."""
-    lines = (
-        line.removeprefix("layer=").split(",") for line in text.splitlines() if line.startswith("layer=")
-    )
+    lines = (line.removeprefix("layer=").split(",") for line in text.splitlines() if line.startswith("layer="))
     return {int(direction): parts for direction, *parts in lines}
 
 
@@ -226,10 +218,7 @@ def compose(layers: Sequence[Layer], action: str, direction: int) -> tuple[list[
         return [], 0
     count = min(length, MAX_FRAMES)
     numbers = [i * length // count for i in range(count)]
-    pieces = [
-        [(sheet, a.frames[n, direction]) for sheet, a in having if (n, direction) in a.frames]
-        for n in numbers
-    ]
+    pieces = [[(sheet, a.frames[n, direction]) for sheet, a in having if (n, direction) in a.frames] for n in numbers]
     boxes = [
         (f.at[0], f.at[1], f.at[0] + f.box[2] - f.box[0], f.at[1] + f.box[3] - f.box[1])
         for piece in pieces
@@ -240,9 +229,7 @@ def compose(layers: Sequence[Layer], action: str, direction: int) -> tuple[list[
     return [_paint(piece, size, left, top) for piece in pieces], round(having[0][1].duration_ms / count)
 
 
-def _paint(
-    piece: Sequence[tuple[Image.Image, Frame]], size: tuple[int, int], left: int, top: int
-) -> Image.Image:
+def _paint(piece: Sequence[tuple[Image.Image, Frame]], size: tuple[int, int], left: int, top: int) -> Image.Image:
     """One frame: its pieces painted in order on a clear canvas."""
     canvas = Image.new("RGBA", size)
     for sheet, frame in piece:

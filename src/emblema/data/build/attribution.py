@@ -74,12 +74,9 @@ def credits(out: Path, cache: Path) -> list[Credit]:
         if name not in ("emblem-photos", "backgrounds") and (out / f"{name}.parquet").exists():
             rows = pq.read_table(out / f"{name}.parquet", columns=["family", "licence", "source"]).to_pylist()
             counts.update((r["family"], r["licence"], r["source"]) for r in rows)
-    known = OTHERS | {
-        prefix: _iconify(prefix, cache) for prefix in (*FAMILIES, *SETS, *FLAG_SETS, "game-icons")
-    }
+    known = OTHERS | {prefix: _iconify(prefix, cache) for prefix in (*FAMILIES, *SETS, *FLAG_SETS, "game-icons")}
     return [
-        Credit(*known[family], licence, source, number)
-        for (family, licence, source), number in sorted(counts.items())
+        Credit(*known[family], licence, source, number) for (family, licence, source), number in sorted(counts.items())
     ]
 
 
@@ -94,9 +91,7 @@ def photo_credits(out: Path) -> list[tuple[str, str, str, str]]:
     found = set()
     for name in ("emblem-photos", "backgrounds"):
         if (out / f"{name}.parquet").exists():
-            for r in pq.read_table(
-                out / f"{name}.parquet", columns=["key", "author", "licence", "source"]
-            ).to_pylist():
+            for r in pq.read_table(out / f"{name}.parquet", columns=["key", "author", "licence", "source"]).to_pylist():
                 key = r["key"].rsplit("/", 1)[0] if name == "backgrounds" else r["key"]
                 found.add((key, r["author"], r["licence"], r["source"]))
     return sorted(found)
@@ -119,13 +114,9 @@ def page(rows: list[Credit], photos: list[tuple[str, str, str, str]]) -> str:
         "| set | authors | licence | package | pictures |",
         "|---|---|---|---|---|",
     ]
-    lines += [
-        f"| {r.title} | {r.authors} | {_mark(r.licence)} | `{r.package}` | {r.pictures} |" for r in rows
-    ]
+    lines += [f"| {r.title} | {r.authors} | {_mark(r.licence)} | `{r.package}` | {r.pictures} |" for r in rows]
     lines += ["", "## Photographs", "", "| photograph | author | licence | package |", "|---|---|---|---|"]
-    lines += [
-        f"| {key} | {author} | {_mark(licence)} | `{source}` |" for key, author, licence, source in photos
-    ]
+    lines += [f"| {key} | {author} | {_mark(licence)} | `{source}` |" for key, author, licence, source in photos]
     lines += ["", "## Licences", ""]
     lines += [f"- {licence}: {TEXTS[licence]}" for licence in licences]
     return "\n".join(lines) + "\n"

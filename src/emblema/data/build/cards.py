@@ -44,9 +44,7 @@ def card(path: Path, text: Mapping[str, str]) -> dict[str, Any]:
     """The card of one set; views over `emblems` take rights and sizes from it."""
     name = path.stem
     table = pq.read_table(path)
-    rights = (
-        table if "licence" in table.column_names or "key" not in table.column_names else _joined(path, table)
-    )
+    rights = table if "licence" in table.column_names or "key" not in table.column_names else _joined(path, table)
     found: dict[str, Any] = {
         "name": name,
         "title": text["title"],
@@ -81,17 +79,13 @@ def card(path: Path, text: Mapping[str, str]) -> dict[str, Any]:
         }
         found["left_out"] = EXCLUDED
     if name == "emblem-flags":
-        found["left_out"] = {
-            flag: "drawn like another flag by some families" for flag in sorted(TWIN_FLAGS) if flag
-        }
+        found["left_out"] = {flag: "drawn like another flag by some families" for flag in sorted(TWIN_FLAGS) if flag}
     return found
 
 
 def _joined(path: Path, view: pa.Table) -> pa.Table:
     """The rows of `emblems` that a view shows."""
-    emblems = pq.read_table(
-        path.parent / "emblems.parquet", columns=["key", "image", "family", "licence", "source"]
-    )
+    emblems = pq.read_table(path.parent / "emblems.parquet", columns=["key", "image", "family", "licence", "source"])
     keys = set(view["key"].to_pylist())
     return emblems.filter(pa.array([key in keys for key in emblems["key"].to_pylist()]))
 
@@ -121,8 +115,7 @@ def _image_size(table: pa.Table) -> str:
         return ""
     step = max(1, table.num_rows // 200)
     first = [
-        v[0] if isinstance(v, list) else v
-        for v in table[column].take(list(range(0, table.num_rows, step))).to_pylist()
+        v[0] if isinstance(v, list) else v for v in table[column].take(list(range(0, table.num_rows, step))).to_pylist()
     ]
     sizes = [Image.open(io.BytesIO(data)).size for data in first]
     return f"{max(w for w, _ in sizes)} x {max(h for _, h in sizes)}"

