@@ -43,8 +43,8 @@ STEP = TwoTower(
     dim=512,
 )
 SMALL = TwoTower(
-    image=ViTConfig(image_size=64, patch_size=16, width=128, depth=4, heads=2),
-    text=TextConfig(width=128, heads=2, depth=4),
+    image=ViTConfig(image_size=32, patch_size=8, width=64, depth=3, heads=2),
+    text=TextConfig(width=64, heads=2, depth=3),
     dim=64,
 )
 
@@ -262,7 +262,7 @@ def curves(args) -> dict:
     bf16 = Ours(SMALL, Optim(**{**vars(optim), "precision": "bf16"}), args.steps)
     gaps, ours, low = [], [], []
     for i in range(args.steps):
-        batch = make_batch(i, args.batch, 64)
+        batch = make_batch(i, args.batch, SMALL.image.image_size)
         for side in (*sides, bf16):
             run(side, batch)
         ours.append(sides[0].loss)

@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -234,9 +234,7 @@ def data(arguments: list[str], as_json: bool) -> Any:
     if verb == "list":
         return list_(["data", *arguments[1:]], as_json)
     if verb == "build":
-        from emblema.data.build.__main__ import main as build
-
-        return build(arguments[1:])
+        return _build_data(arguments[1:])
     parser = _parser(
         f"data {verb}", "The card of a data set." if verb == "show" else "Do the files say what the cards say?"
     )
@@ -259,11 +257,28 @@ def _data_card(name: str) -> dict[str, Any]:
 
 
 def _check_data(names: list[str]) -> Any:
+    """A report a set; what needs a look is said, and nothing is changed."""
+    from rich.console import Console
+
+    from emblema.data import catalog
     from emblema.data.check import check
 
-    found = check(names) if names else check()
-    print(found)
+    found = []
+    for name in names or [n for n in catalog.names() if n not in catalog.GENERATED]:
+        report = check(name, threads=os.cpu_count() or 1)
+        Console(file=sys.stdout).print(report)
+        found.append(report.to_json())
     return found
+
+
+def _build_data(arguments: list[str]) -> None:
+    from emblema.data.build import __main__ as build
+
+    before, sys.argv = sys.argv, ["emblema data build", *arguments]
+    try:
+        build.main()
+    finally:
+        sys.argv = before
 
 
 # -- pictures of one's own -----------------------------------------------------------------------------------
@@ -301,7 +316,7 @@ def classify(arguments: list[str], as_json: bool) -> Any:
     z_text = model.class_vectors(labels, templates)
     z, errors = model.try_images(paths)
     broken = dict(errors)
-    probability, order = model.probabilities(z, z_text).sort(-1, descending=True, stable=True)
+    probability, order = model.probabilities(z, z_text).sort(dim=-1, descending=True, stable=True)
     found = [
         {
             "path": str(path),
@@ -429,7 +444,10 @@ class PretrainRun:
 class PlanRun:
     """What is planned."""
 
+    data: str = "emblems"  # a name from `emblema list data`, or a path
     batch: int | None = None  # joint batch size; default: that of the system
+    steps: int | None = None  # default: from optim.steps or optim.epochs
+    world: int = 1  # processes that share the batch
 
 
 @dataclass(kw_only=True)
@@ -510,6 +528,7 @@ def pretrain(arguments: list[str], as_json: bool) -> Any:
         evaluate=_while_training(run.evaluate) if run.evaluate else None,
         evaluate_every=run.evaluate_every,
         tensorboard=run.tensorboard,
+        save_model=lambda vlm, folder: _save(vlm, folder, method, run.data),
     )
     model = str(Path(run.out) / "model") if run.out else None
     if not as_json:
@@ -524,6 +543,17 @@ def pretrain(arguments: list[str], as_json: bool) -> Any:
         "fields": _resolved(method),
         "seeds": [run.seed],
     }
+
+
+def _save(vlm: Any, folder: Path, method: Any, data_name: str) -> None:
+    """The finished model as a folder that `--model` takes."""
+    from emblema.core.preprocess import Preprocess
+    from emblema.data.templates import templates_for
+    from emblema.frameworks.checkpoint import save
+    from emblema.frameworks.two_tower import architecture
+
+    config = method.config() if hasattr(method, "config") else architecture(method.arch)
+    save(folder, vlm, config, Preprocess(size=vlm.image.image_size), list(templates_for(data_name)))
 
 
 def _while_training(name: str) -> Any:
@@ -555,14 +585,15 @@ def plan(arguments: list[str], as_json: bool) -> Any:
     name, rest = _system("plan pretrain", rest, "pretrain")
     cls = find.find("pretrain", name)
     run, method = _options(f"plan pretrain {name}", PlanRun, cls, rest)
+    from emblema.data import catalog
     from emblema.engine.plan import plan as planned
 
-    batch = run.batch or method.optim.batch_size
-    method.optim = replace(method.optim, batch_size=batch)
-    found = planned(method)
+    records = catalog.load(run.data)
+    count = records.splits.get("train", len(records))
+    found = planned(method, count, batch_size=run.batch, steps=run.steps, world=run.world)
     if not as_json:
         print(found)
-    return found.to_json() if hasattr(found, "to_json") else _resolved(found)
+    return {"system": cls.card.name, "data": run.data, "records": count, **found.to_json()}
 
 
 def evaluate(arguments: list[str], as_json: bool) -> Any:

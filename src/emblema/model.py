@@ -19,6 +19,7 @@ from torch import Tensor
 from emblema.core.batch import Dataset, Level
 from emblema.core.errors import BadData
 from emblema.core.preprocess import Preprocess
+from emblema.data.templates import fill
 from emblema.engine.encode import Encoder, Errors
 from emblema.engine.features import Features
 from emblema.frameworks.vlm import VLM, frozen
@@ -112,7 +113,7 @@ class Model:
         """A unit vector a class: each template's text normalised, averaged, normalised again. [C, D]"""
         labels = checked_labels(labels)
         templates = self.templates if templates is None else checked_templates(templates)
-        z = self.encoder.texts([t.replace("{}", label) for label in labels for t in templates])
+        z = self.encoder.texts([fill(t, label) for label in labels for t in templates])
         mean = z.unflatten(0, (len(labels), len(templates))).mean(1)
         return torch.nn.functional.normalize(mean, dim=-1)
 

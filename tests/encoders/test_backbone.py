@@ -35,7 +35,9 @@ def images(size=64):
 
 @pytest.mark.parametrize(("name", "size", "side"), NAMES, ids=[n for n, *_ in NAMES])
 @torch.no_grad()
-def test_backbone_behind_the_face(name, size, side):
+def test_backbone_behind_the_face(name, size, side, monkeypatch):
+    models, get_model = [], torchvision.models.get_model
+    monkeypatch.setattr(torchvision.models, "get_model", lambda *a, **k: models.append(get_model(*a, **k)) or models[0])
     tower = build(name, size)
     library, _, short = name.partition(":")
     x = images(size)
@@ -46,9 +48,7 @@ def test_backbone_behind_the_face(name, size, side):
         elif "swin" in short:
             theirs = theirs.permute(0, 3, 1, 2)
     else:
-        torch.manual_seed(0)
-        model = torchvision.models.get_model(short, weights=None).eval()
-        kept = []
+        model, kept = models[0].eval(), []
         model.avgpool.register_forward_pre_hook(lambda _, args: kept.append(args[0]))
         model(x)  # whatever torchvision pools is the map
         theirs = kept[0]
@@ -77,7 +77,8 @@ def test_no_feature_map_is_said():
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("timm:resnet81", "did you mean"), ("torchvision:alexnett", "alexnet"), ("timm:hf-hub:a/b", "no timm")]
+    ("name", "hint"),
+    [("timm:resnet81", "did you mean"), ("torchvision:alexnett", "alexnet"), ("timm:hf-hub:a/b", "no timm")],
 )
 def test_unknown_names(name, hint):
     with pytest.raises(UnknownName, match=hint):

@@ -33,7 +33,12 @@ def images(side=24, batch=2):
 def test_equals_open_clip(act, norm_before, pool):
     torch.manual_seed(0)
     theirs = VisionTransformer(
-        **{"image_size": 24, "patch_size": 8, "width": 16, "layers": 3, "heads": 2, "mlp_ratio": 4.0},
+        image_size=24,
+        patch_size=8,
+        width=16,
+        layers=3,
+        heads=2,
+        mlp_ratio=4.0,
         output_dim=12,
         no_ln_pre=not norm_before,
         pool_type={"cls": "tok", "mean": "avg"}[pool],

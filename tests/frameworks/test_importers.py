@@ -174,7 +174,7 @@ PART = {"intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 
 def word_tokenizer(specials, start=None):
     """A small tokenizer.json whose post-processor dresses texts as a real one does."""
     vocab = {s: i for i, s in enumerate([*specials, "<unk>"])}
-    for word in "a cat two dogs and bird it s 3 small cats on the table".split():
+    for word in ["a", "cat", "two", "dogs", "and", "bird", "it", "s", "3", "small", "cats", "on", "the", "table"]:
         vocab.setdefault(word, len(vocab))
     core = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     core.normalizer = normalizers.Lowercase()
@@ -234,7 +234,9 @@ def siglip_folder(folder, two=False):
     else:
         cls, text_cls = transformers.SiglipConfig, transformers.SiglipTextConfig
         vision = transformers.SiglipVisionConfig(image_size=32, patch_size=8, **part)
-    text = text_cls(vocab_size=40, max_position_embeddings=16, pad_token_id=0, eos_token_id=1, bos_token_id=None, **part)
+    text = text_cls(
+        vocab_size=40, max_position_embeddings=16, pad_token_id=0, eos_token_id=1, bos_token_id=None, **part
+    )
     config = cls(text_config=text.to_dict(), vision_config=vision.to_dict())
     model = perturb((transformers.Siglip2Model if two else transformers.SiglipModel)(config))
     with torch.no_grad():
@@ -361,3 +363,61 @@ def test_hub_errors_teach(monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     with pytest.raises(BadCheckpoint, match="path of a folder"):
         load_pretrained("hf:someone/clip")
+
+
+def test_weights_in_shards(tmp_path):
+    clip_folder(tmp_path / "clip")
+    whole = load_hugging_face(tmp_path / "clip")
+    tensors = load_file(tmp_path / "clip" / "model.safetensors")
+    (tmp_path / "clip" / "model.safetensors").unlink()
+    names = sorted(tensors)
+    parts = {"a.safetensors": names[:20], "b.safetensors": names[20:]}
+    for file, part in parts.items():
+        save_file({n: tensors[n] for n in part}, tmp_path / "clip" / file)
+    index = {"weight_map": {n: file for file, part in parts.items() for n in part}}
+    (tmp_path / "clip" / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert load_hugging_face(tmp_path / "clip").vlm.encode_text(TEXTS).equal(whole.vlm.encode_text(TEXTS))
+    (tmp_path / "clip" / "b.safetensors").unlink()
+    with pytest.raises(BadCheckpoint, match=r"b\.safetensors is missing"):
+        load_hugging_face(tmp_path / "clip")
+
+
+def test_open_clip_folder_with_its_own_tokenizer(tmp_path):
+    """`hf_tokenizer_name`: the folder's tokenizer.json, cleaned and padded as open_clip does."""
+    folder = tmp_path / "a"
+    text = {**TEXT, "vocab_size": 40, "context_length": 16, "no_causal_mask": True, "pool_type": "last"}
+    text |= {"hf_tokenizer_name": "someone/words", "tokenizer_kwargs": {"clean": "canonicalize"}}
+    OPEN_CLIP["words"] = {"vision_cfg": VISION, "text_cfg": text, "custom_text": True}
+    try:
+        model = open_clip_folder(folder, "words")
+    finally:
+        del OPEN_CLIP["words"]
+    core = word_tokenizer(["<pad>", "</s>"])
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="</s>")
+    fast.save_pretrained(folder)
+    theirs = open_clip.tokenizer.HFTokenizer(str(folder), context_length=16, clean="canonicalize")(TEXTS)
+    loaded = load_open_clip(folder)
+    assert loaded.vlm.text.tokenize(TEXTS).ids.equal(theirs)
+    with torch.no_grad():
+        expected = model.encode_text(theirs, normalize=True)
+    torch.testing.assert_close(loaded.vlm.encode_text(TEXTS), expected, atol=1e-5, rtol=0)
+
+
+def test_siglips_tokenizer_drops_punctuation(tmp_path):
+    siglip_folder(tmp_path / "a")
+    path = tmp_path / "a" / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "tokenizer_class": "SiglipTokenizer"}))
+    text = load_hugging_face(tmp_path / "a").vlm.text
+    assert text.tokenize(["A cat, two  DOGS!"]).ids.equal(text.tokenize(["a cat two dogs"]).ids)
+    (tmp_path / "a" / "tokenizer.json").rename(tmp_path / "a" / "spiece.model")
+    with pytest.raises(BadCheckpoint, match=r"spiece\.model"):
+        load_hugging_face(tmp_path / "a")
+
+
+def test_a_scale_beyond_the_bounds_is_said(tmp_path):
+    clip_folder(tmp_path / "clip")
+    tensors = load_file(tmp_path / "clip" / "model.safetensors")
+    tensors["logit_scale"] = torch.tensor(6.0)
+    save_file(tensors, tmp_path / "clip" / "model.safetensors")
+    with pytest.raises(BadCheckpoint, match="logit_scale exp"):
+        load_hugging_face(tmp_path / "clip")

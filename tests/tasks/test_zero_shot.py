@@ -73,3 +73,14 @@ def test_unlabelled_data_teaches(plain):
     data.columns = data.columns | {"label": [None] * len(data.columns["key"])}
     with pytest.raises(BadData, match="24 of 24 records of squares have no label"):
         ZeroShot().run(tiny_model(cache=False), data)
+
+
+def test_templates_by_name():
+    from emblema.core.errors import UnknownName
+
+    data = squares()
+    assert words.wording("", data) == ("squares", ["a photo of a {}."])
+    name, texts = words.wording("imagenet", data)
+    assert name == "imagenet" and len(texts) == 80
+    with pytest.raises(UnknownName, match="did you mean imagenet"):
+        words.wording("imagnet", data)

@@ -149,7 +149,9 @@ class _Bar:
 
 
 def clock(seconds: float) -> str:
-    """3725 -> "1:02:05"."""
+    """3725 -> "1:02:05"; from two days on, days."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours / 24:,.1f} days"
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -177,11 +177,15 @@ class _Tower:
         return 2 * self.matrices * self.length + 4 * self.depth * self.length**2 * self.width
 
     def activations(self, size: int) -> float:
-        """Bytes that autograd keeps: `size` bytes for what a product reads, 4 for the residual stream."""
+        """Bytes that autograd keeps: `size` a number that a product reads, 4 in the residual stream and the softmax.
+
+        The last layer is computed at the pooled position only and keeps about a quarter.
+        """
         if not self.depth:
             return 4 * 40 * self.length * self.width
-        block = self.length * (size * (6 * self.width + 2 * self.hidden) + 4 * 4 * self.width) + 2 * size * self.scores
-        return self.depth * block
+        scores = self.scores * (4 if size == 4 else 4 + size)
+        block = self.length * (size * (7 * self.width + 2 * self.hidden) + 2 * 4 * self.width) + scores
+        return (self.depth - 0.75) * block
 
 
 def _products(module: nn.Module) -> list[nn.Parameter]:

@@ -36,13 +36,18 @@ def ranks(z_image: Tensor, z_text: Tensor, pairs: Tensor, tile: tuple[int, int] 
     bar_image = _best(right, image, len(z_image)) - TIE  # [N] what a wrong answer must reach
     bar_text = _best(right, text, len(z_text)) - TIE  # [M]
     above_image, above_text = torch.zeros(len(z_image)), torch.zeros(len(z_text))
+    ones = torch.ones(max(tile))
+    scores, reached = torch.empty(2, min(tile[0], len(z_image)) * min(tile[1], len(z_text)))
     for r in range(0, len(z_image), tile[0]):
-        rows = slice(r, r + tile[0])
+        rows = slice(r, min(r + tile[0], len(z_image)))
         for c in range(0, len(z_text), tile[1]):
-            columns = slice(c, c + tile[1])
-            score = z_image[rows] @ z_text[columns].T  # [n, m]
-            above_image[rows] += _count(score, bar_image[rows, None], 1)
-            above_text[columns] += _count(score, bar_text[columns], 0)
+            columns = slice(c, min(c + tile[1], len(z_text)))
+            n, m = rows.stop - r, columns.stop - c
+            score, above = scores[: n * m].view(n, m), reached[: n * m].view(n, m)
+            torch.mm(z_image[rows], z_text[columns].T, out=score)
+            # comparisons as floats: their sums are matrix products, far quicker than sums of bools
+            above_image[rows] += torch.ge(score, bar_image[rows, None], out=above) @ ones[:m]
+            above_text[columns] += ones[:n] @ torch.ge(score, bar_text[columns], out=above)
     # of these, the right answers are no competitors
     above_image.index_add_(0, image, -(right >= bar_image[image]).float())
     above_text.index_add_(0, text, -(right >= bar_text[text]).float())
@@ -58,10 +63,6 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 def _best(right: Tensor, owner: Tensor, count: int) -> Tensor:
     return torch.full((count,), torch.inf).scatter_reduce_(0, owner, right, "amax", include_self=False)
-
-
-def _count(score: Tensor, bar: Tensor, dim: int) -> Tensor:
-    return (score >= bar).sum(dim, dtype=torch.int32).float()
 
 
 @dataclass(kw_only=True)

@@ -5,21 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from emblema.core.errors import BadData
-
-PLAIN = ("a photo of a {}.",)
+from emblema.core.errors import BadData, UnknownName
 
 
 def wording(spec: str, data: Any) -> tuple[str, list[str]]:
     """(identifier, templates) of a named set, of a text file with a template a line, or of the data set."""
     if spec and Path(spec).suffix == ".txt":
         return Path(spec).stem, read_templates(spec)
-    from emblema.data import templates as sets
+    from emblema.data import catalog
+    from emblema.data.templates import NAMED, templates_for
 
-    if spec:
-        return spec, list(sets.templates(spec))
-    own = getattr(data, "templates", None) or sets.for_data(data.card.name)
-    return data.card.name, list(own)
+    if spec and spec not in NAMED and spec not in catalog.names():
+        raise UnknownName("template set or .txt file", spec, [*NAMED, *catalog.names()])
+    return spec or data.card.name, list(templates_for(spec or data.card.name))
 
 
 def read_templates(path: str | Path) -> list[str]:
