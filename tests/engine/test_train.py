@@ -230,3 +230,24 @@ def test_fit_gives_the_model():
         2,
         1,
     )
+
+
+def test_a_run_with_all_defaults_ends_in_a_folder_that_loads(tmp_path):
+    """Real pictures, views, tokenizer, objective and checkpoint format."""
+    from PIL import Image
+
+    from emblema.frameworks.checkpoint import load
+    from emblema.pretrain.clip import CLIP
+
+    class Plain(Squares):
+        def __getitem__(self, i):
+            record = super().__getitem__(i)
+            picture = Image.new("RGB", (40 + i, 50), record.texts[0])
+            return type(record)(key=record.key, image=picture, text=record.text, label=record.label)
+
+    method = CLIP(arch="tiny", optim=Optim(batch_size=16, chunk=8, ema=0.5, patch_drop=0.25))
+    model = method.fit(Plain(), tmp_path, steps=4, quiet=True).vlm_
+    again = load(tmp_path / "model").vlm
+    texts = ["a red square", "a blue square"]
+    torch.testing.assert_close(again.encode_text(texts), model.encode_text(texts))
+    assert method.fit(Plain(), tmp_path, steps=4, quiet=True).vlm_ is not model  # from its checkpoint

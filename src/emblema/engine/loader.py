@@ -26,6 +26,7 @@ from emblema.engine import seed
 
 View = Callable[[Tensor, int, torch.Generator], Tensor]  # uint8 [B, 4, S, S], size, generator -> uint8 [B, 3, s, s]
 TextView = Callable[[str, torch.Generator], str]
+CANVAS_MODE = "pad"  # the whole picture is kept, what is beside it is transparent
 PIECE = 16  # samples that share a stream of random numbers
 
 
@@ -179,7 +180,7 @@ def _default_view() -> View:
 def _default_canvas(record: Record, size: int) -> Tensor:
     from emblema.data.pictures import canvas
 
-    return canvas(record.image, size, "crop")
+    return canvas(record.image, size, CANVAS_MODE)  # type: ignore[arg-type]
 
 
 def _free_mb() -> float:

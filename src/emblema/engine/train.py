@@ -26,7 +26,7 @@ from emblema.core.gather import rank
 from emblema.core.method import Optim
 from emblema.engine import checkpoint, distributed, seed
 from emblema.engine.diagnose import NotFinite, Watch
-from emblema.engine.loader import Loader
+from emblema.engine.loader import CANVAS_MODE, Loader
 from emblema.engine.logs import Log
 from emblema.engine.optimise import State, Step, optimise
 from emblema.engine.precision import resolved
@@ -68,7 +68,8 @@ def run_pretraining(
         evaluate: called with the model in evaluation mode and the step, on the first process; its scores are logged.
         evaluate_every: steps between evaluations; None: at the end only.
         tokenizer: for a text tower that has none; None: trained on the captions.
-        save_model: writes the finished model into a folder; None: `emblema.frameworks.checkpoint.save`.
+        save_model: writes the finished model into a folder; None: `emblema.frameworks.checkpoint.save`, with the shape
+            from `method.config()` where a method has one, else that of `method.arch`.
         loading: further settings of `Loader`.
 
     Under `torchrun` the batch is joint: the same command gives the same gradients on one process and on many.
@@ -83,7 +84,7 @@ def run_pretraining(
         optim: Optim = method.optim
         total = steps or optim.steps or max(round(optim.epochs * loader.epoch_steps), 1)
         state = State(module, optim)
-        config = _config(method, loader, total, random_seed)
+        config = _config(method, loader, total, random_seed) | {"tokenizer": _tokenizer_mark(vlm, data)}
         start = _resume(run, state, config, resume)
         distributed.share_weights(module)
         if state.ema is not None:
@@ -159,7 +160,7 @@ def run_pretraining(
             module.load_state_dict(state.ema.module.state_dict())
         vlm.eval()
         if run is not None and first:
-            _save(vlm, run / "model", save_model)
+            _save(vlm, method, run / "model", save_model)
         distributed.barrier()
         return vlm
 
@@ -175,10 +176,16 @@ def _build(method: Any, random_seed: int, data: Dataset, tokenizer: Any) -> nn.M
 
 
 def _train_tokenizer(data: Dataset, text: Any) -> Any:
-    from emblema.encoders.tokenizers import train_bpe  # type: ignore[attr-defined]
+    from emblema.encoders.tokenizers import train_bpe
 
     records = (data[i] for i in range(len(data)))
     return train_bpe((t for r in records for t in (r.text, *r.texts) if t is not None), text.config.vocab_size)
+
+
+def _tokenizer_mark(vlm: VLM, data: Dataset) -> list[int] | None:
+    """What the tokenizer makes of the first caption: another tokenizer shows."""
+    tokenizer, text = getattr(vlm.text, "tokenizer", None), data[0].text
+    return None if tokenizer is None or text is None else tokenizer([text], 4096).ids[0].tolist()
 
 
 def _config(method: Any, loader: Loader, total: int, random_seed: int) -> dict[str, Any]:
@@ -281,9 +288,15 @@ def _stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _save(vlm: VLM, folder: Path, save_model: SaveModel | None) -> None:
-    """Write the finished model; `emblema.frameworks.checkpoint` knows the format."""
-    if save_model is None:
-        from emblema.frameworks.checkpoint import save as save_model  # type: ignore[import-not-found,no-redef]
-    assert save_model is not None
-    save_model(vlm, folder)
+def _save(vlm: VLM, method: Any, folder: Path, save_model: SaveModel | None) -> None:
+    """Write the finished model as a checkpoint folder that `emblema.load` reads."""
+    if save_model is not None:
+        save_model(vlm, folder)
+        return
+    from emblema.core.preprocess import Preprocess
+    from emblema.frameworks import checkpoint as folders
+    from emblema.frameworks.two_tower import architecture
+
+    shape = method.config() if hasattr(method, "config") else architecture(method.arch)
+    size = getattr(vlm.image, "image_size", 224)
+    folders.save(folder, vlm, shape, Preprocess(size=size, mode=CANVAS_MODE), ["a photo of a {}."])
