@@ -66,7 +66,7 @@ class BackboneTower(ImageTower):
         cells = x.flatten(2).transpose(1, 2)  # [B, H*W, width]
         whole = cells.mean(1) if self.config.pool == "mean" else cells.amax(1)
         pool_at = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        return Tokens(torch.cat([whole[:, None], cells], 1), pool_at, first_patch=1, grid=tuple(x.shape[2:]))
+        return Tokens(torch.cat([whole[:, None], cells], 1), pool_at, first_patch=1, grid=(x.shape[2], x.shape[3]))
 
     def pool(self, tokens: Tokens) -> Tensor:
         return tokens.pooled()

@@ -175,9 +175,9 @@ class Packed:
         read = attention.merge(attend(attention.split(self.pad(q)), keys, values, self.mask))  # [N, S, D]
         read = read.flatten(0, 1)[self.index]  # [T, D]
         if self.prefix:
-            own = (attention.split(a[: self.prefix]) for a in (q, k, v))  # each [heads, P, d]
+            q, k, v = (attention.split(a[: self.prefix]) for a in (q, k, v))  # each [heads, P, d]
             causal = torch.ones(self.prefix, self.prefix, dtype=torch.bool, device=x.device).tril()
-            read = torch.cat([attention.merge(attend(*own, causal)), read])
+            read = torch.cat([attention.merge(attend(q, k, v, causal)), read])
         return attention.out(read)
 
     def _with_prefix(self, padded: Tensor, attention: Attention, packed: Tensor) -> Tensor:

@@ -74,6 +74,8 @@ class ImageTower(Tower):
     """An encoder of images: knows the size it was trained at and how its pixels are normalised."""
 
     image_size: int
+    mean: Tensor  # [3, 1, 1]
+    std: Tensor
 
     def __init__(self, image_size: int, mean: Sequence[float], std: Sequence[float]):
         super().__init__()

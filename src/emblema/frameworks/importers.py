@@ -182,6 +182,7 @@ def _open_clip(
     if isinstance(config.image, ResNetConfig):
         _modified_resnet_tensors(source, config.image)
     else:
+        assert isinstance(config.image, ViTConfig)
         _open_clip_vit_tensors(source, config.image)
     assert isinstance(config.text, TextConfig)
     _open_clip_text_tensors(source, config.text)
@@ -277,7 +278,9 @@ def _open_clip_preprocess(data: dict[str, Any], size: int) -> Preprocess:
         raise BadCheckpoint(f"preprocess_cfg.interpolation {interpolation!r} is not read")
     _require("preprocess_cfg.mode", data.get("mode", "RGB"), "RGB")
     fill_color = data.get("fill_color", 0)
-    background = (fill_color,) * 3 if mode == "pad" and isinstance(fill_color, int) else (255, 255, 255)
+    background = (
+        (fill_color, fill_color, fill_color) if mode == "pad" and isinstance(fill_color, int) else (255, 255, 255)
+    )
     return Preprocess(size=size, mode=mode, interpolation=interpolation, background=background)
 
 
