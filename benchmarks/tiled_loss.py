@@ -104,9 +104,7 @@ def measure(batch: int, dim: int, rounds: int, names: list[str], memory: bool) -
             "seconds": statistics.median(seconds[name]),
             "speedup": statistics.median(ratios),
             "range": [min(ratios), max(ratios)],
-            "cpu_speedup": statistics.median(
-                a / b for a, b in zip(cpu_seconds[peer], cpu_seconds[name], strict=True)
-            ),
+            "cpu_speedup": statistics.median(a / b for a, b in zip(cpu_seconds[peer], cpu_seconds[name], strict=True)),
             "gradient_error": float(error),
             "extra_mb": extra_megabytes(name, batch, dim) if memory else None,
         }
@@ -114,9 +112,7 @@ def measure(batch: int, dim: int, rounds: int, names: list[str], memory: bool) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, nargs="+", default=[4096, 16384])
     parser.add_argument("--large", action="store_true", help="also B = 32768, the tiled forms only")
     parser.add_argument("--dim", type=int, default=512)

@@ -33,8 +33,8 @@ from emblema.core.batch import Batch
 from emblema.core.method import Method, Optim
 from emblema.core.preprocess import Preprocess
 from emblema.data import catalog
-from emblema.data.bundled import read_bundled
 from emblema.data.build.packages import default_cache, unpacked
+from emblema.data.bundled import read_bundled
 from emblema.data.pictures import canvas
 from emblema.data.templates import fill, templates_for
 from emblema.encoders.bert import BertConfig

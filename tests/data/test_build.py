@@ -34,9 +34,7 @@ def rows(name: str, *columns: str) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def emblems() -> list[dict]:
-    return rows(
-        "emblems", "key", "text", "texts", "family", "concept", "kind", "split", "novel", "source", "licence"
-    )
+    return rows("emblems", "key", "text", "texts", "family", "concept", "kind", "split", "novel", "source", "licence")
 
 
 # --- the builder ---
@@ -81,9 +79,7 @@ def test_captions_are_plain_words() -> None:
 def test_splits_depend_on_their_arguments_only() -> None:
     assert splits.share("cat", "novel") == splits.share("cat", "novel") != splits.share("cat", "other")
     assert splits.emblem_split("openmoji", "openmoji/cat", "cat", "1f408") == "test"
-    assert splits.emblem_split("icons", "x/1", "blue car", None) == splits.emblem_split(
-        "art", "y/2", "blue car", None
-    )
+    assert splits.emblem_split("icons", "x/1", "blue car", None) == splits.emblem_split("art", "y/2", "blue car", None)
     classes = [(f"{group}{i}", group) for group in "ab" for i in range(10)]
     novel = splits.novel_concepts(classes)
     assert novel == splits.novel_concepts(reversed(classes)) and len(novel) == 4
@@ -229,9 +225,7 @@ def test_clips_hold_frames_of_one_size() -> None:
     for r in rows("emblem-actions")[::97]:
         sizes = {Image.open(io.BytesIO(f)).size for f in r["frames"]}
         assert len(sizes) == 1 and max(max(s) for s in sizes) <= actions.SIDE and r["frame_ms"] > 0
-    kinds = {
-        (r["kind"] == "human") == (r["split"] == "test") for r in rows("emblem-actions", "kind", "split")
-    }
+    kinds = {(r["kind"] == "human") == (r["split"] == "test") for r in rows("emblem-actions", "kind", "split")}
     assert kinds == {True}
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from emblema.core.batch import Level, Record
 from emblema.core.card import DatasetCard
 from emblema.core.errors import BadData
@@ -12,7 +14,6 @@ from emblema.core.preprocess import Preprocess
 from emblema.engine.encode import Encoder
 from emblema.engine.features import Features, default_directory, fingerprint
 from emblema.testing import tiny_vlm
-from PIL import Image
 
 
 @dataclass

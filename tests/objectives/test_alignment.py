@@ -23,16 +23,12 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def test_eq_10_as_a_loop():
     logits, matched = torch.randn(6, 2, generator=seeded()), torch.tensor([1, 0, 0, 1, 0, 0])
-    terms = [
-        math.log(sum(math.exp(v) for v in row)) - row[p] for row, p in zip(logits.tolist(), matched.tolist())
-    ]
+    terms = [math.log(sum(math.exp(v) for v in row)) - row[p] for row, p in zip(logits.tolist(), matched.tolist())]
     assert float(image_text_matching(logits, matched)) == pytest.approx(sum(terms) / 6)
     # the two forms agree when the two-way logits are (0, score)
     scores = logits[:, 1]
     two_way = torch.stack([torch.zeros(6), scores], dim=1)
-    torch.testing.assert_close(
-        image_text_matching_bce(scores, matched), image_text_matching(two_way, matched)
-    )
+    torch.testing.assert_close(image_text_matching_bce(scores, matched), image_text_matching(two_way, matched))
     with pytest.raises(ValueError, match="image_text_matching_bce"):
         image_text_matching(scores, matched)
 
@@ -65,9 +61,7 @@ def test_padded_tokens_do_not_count():
     logits, targets = torch.randn(2, 5, 7, generator=seeded()), torch.rand(2, 5, 7, generator=seeded(1)) < 0.3
     real = torch.arange(7) < torch.tensor([[7], [4]])  # [B, L]
     targets = targets & real[:, None]
-    cut = sum(
-        region_word(logits[i, :, :n], targets[i, :, :n], normaliser="sum") for i, n in enumerate((7, 4))
-    )
+    cut = sum(region_word(logits[i, :, :n], targets[i, :, :n], normaliser="sum") for i, n in enumerate((7, 4)))
     torch.testing.assert_close(region_word(logits, targets, real, normaliser="sum"), cut)
     assert float(region_word(logits, targets & False, real)) < torch.inf  # no positive region: divided by 1
 

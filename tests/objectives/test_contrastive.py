@@ -129,9 +129,7 @@ def test_order_of_the_batch_does_not_matter(seed, n):
         lambda a, b: nt_xent(a, b),
     ):
         torch.testing.assert_close(loss(z_image, z_text), loss(z_image[order], z_text[order]))
-        torch.testing.assert_close(
-            loss(z_image, z_text), loss(z_text, z_image)
-        )  # nor which modality is which
+        torch.testing.assert_close(loss(z_image, z_text), loss(z_text, z_image))  # nor which modality is which
 
 
 @few
@@ -217,9 +215,7 @@ def test_errors_teach():
     with pytest.raises(ValueError, match="one shape"):
         sigmoid_contrastive(z_image, z_text[:3], 1.0, 0.0)
     with pytest.raises(ValueError, match="row 2 of targets has no positive"):
-        image_text_contrastive(
-            z_image, z_text, 1.0, torch.diag(torch.tensor([1.0, 1, 0, 1])), directions="i2t"
-        )
+        image_text_contrastive(z_image, z_text, 1.0, torch.diag(torch.tensor([1.0, 1, 0, 1])), directions="i2t")
     with pytest.raises(ValueError, match="text 1 is the positive of no image"):
         image_text_contrastive(z_image, z_text, 1.0, torch.eye(4)[[0, 0, 2, 3]])
     with pytest.raises(ValueError, match="mean2"):

@@ -63,9 +63,7 @@ def test_oracle_mae(normalise):
     out = ViTMAEForPreTraining(config).eval()(images, noise=noise)
     kept, masked = random_patches(noise, 0.75)
     assert torch.equal(masked, out.mask.bool()) and kept.shape == (3, 4)
-    torch.testing.assert_close(
-        masked_image_pixels(out.logits, images, masked, 4, normalise=normalise), out.loss
-    )
+    torch.testing.assert_close(masked_image_pixels(out.logits, images, masked, 4, normalise=normalise), out.loss)
 
 
 def test_predicting_the_mean_scores_one():
@@ -154,18 +152,14 @@ def test_oracle_coca():
     ids[0, 4:], ids[2, 2:] = 0, 0
     z_image, z_text = F.normalize(torch.randn(2, 3, 8), dim=-1)
     oracle = CoCaLoss(caption_loss_weight=2.0, clip_loss_weight=1.0, pad_id=0)
-    contrast, caption = oracle(
-        z_image, z_text, logits[:, :-1], ids[:, 1:], 10.0
-    )  # the oracle wants them shifted
+    contrast, caption = oracle(z_image, z_text, logits[:, :-1], ids[:, 1:], 10.0)  # the oracle wants them shifted
     torch.testing.assert_close(2 * captioning(logits, ids, pad=0), caption)
     torch.testing.assert_close(image_text_contrastive(z_image, z_text, 10.0), contrast)
 
 
 def test_captioning_as_a_loop():
     logits, ids = torch.randn(2, 4, 5, generator=seeded()), torch.tensor([[1, 2, 3, 0], [1, 4, 0, 0]])
-    terms = [
-        -logits[b, k].log_softmax(0)[ids[b, k + 1]] for b in range(2) for k in range(3) if ids[b, k + 1] != 0
-    ]
+    terms = [-logits[b, k].log_softmax(0)[ids[b, k + 1]] for b in range(2) for k in range(3) if ids[b, k + 1] != 0]
     torch.testing.assert_close(captioning(logits, ids, pad=0), torch.stack(terms).mean())
     with pytest.raises(ValueError, match="unshifted"):
         captioning(logits[:, :-1], ids, pad=0)

@@ -26,9 +26,7 @@ BUILDERS = {
     "identity": lambda i, t, g: targets.identity(len(i)),
     "smoothing": lambda i, t, g: targets.smoothing(targets.identity(len(i)), 0.1),
     "smoothing n-1": lambda i, t, g: targets.smoothing(targets.identity(len(i)), 0.1, "n_minus_1"),
-    "smoothing soft": lambda i, t, g: targets.smoothing(
-        targets.momentum_softmax(i, t, 5.0), 0.1, "n_minus_1"
-    ),
+    "smoothing soft": lambda i, t, g: targets.smoothing(targets.momentum_softmax(i, t, 5.0), 0.1, "n_minus_1"),
     "label": lambda i, t, g: targets.label_match(torch.randint(3, (len(i),), generator=g)),
     "text": lambda i, t, g: targets.text_hash([f"A {k % 2}" for k in range(len(i))]),
     "transport": lambda i, t, g: targets.transport(i, t),
@@ -97,9 +95,7 @@ def test_equal_texts_share():
 
 def test_momentum_softmax_with_alpha_zero_is_hard():
     z_image, z_text = unit(4, 0), unit(4, 1)
-    assert torch.equal(
-        targets.momentum_softmax(z_image, z_text, 9.0, alpha=0.0), torch.eye(4, dtype=torch.float64)
-    )
+    assert torch.equal(targets.momentum_softmax(z_image, z_text, 9.0, alpha=0.0), torch.eye(4, dtype=torch.float64))
     expected = 0.4 * (9 * z_image @ z_text.T).softmax(1) + 0.6 * torch.eye(4)
     torch.testing.assert_close(targets.momentum_softmax(z_image, z_text, 9.0), expected)
 

@@ -55,9 +55,7 @@ def test_nothing_underflows_in_fp32(scale):
     z_image, z_text = features(64, 0, 9.0)
     z_image[5] = -F.normalize(z_text.sum(0), dim=0)
     z_text[9] = -F.normalize(z_image.sum(0), dim=0)
-    exact = value_and_gradient(
-        image_text_contrastive, z_image, z_text, torch.tensor(scale, dtype=torch.float64)
-    )
+    exact = value_and_gradient(image_text_contrastive, z_image, z_text, torch.tensor(scale, dtype=torch.float64))
     inputs = z_image.float(), z_text.float(), torch.tensor(scale)
     ours = value_and_gradient(lambda *x: tiled_contrastive(*x, tile=32), *inputs)
     assert error([x.double() for x in ours], exact) < 1e-4

@@ -53,9 +53,7 @@ def test_token_rates():
     assert float(selected.float().mean()) == pytest.approx(0.15, abs=0.01)
     was_masked = (corrupted == MASK)[selected].float().mean()
     unchanged = (corrupted == ids)[selected].float().mean()
-    assert float(was_masked) == pytest.approx(0.8, abs=0.03) and float(unchanged) == pytest.approx(
-        0.1, abs=0.03
-    )
+    assert float(was_masked) == pytest.approx(0.8, abs=0.03) and float(unchanged) == pytest.approx(0.1, abs=0.03)
 
 
 @settings(max_examples=20, deadline=None)
