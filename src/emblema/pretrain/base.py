@@ -17,6 +17,7 @@ from emblema.frameworks.two_tower import architecture
 from emblema.frameworks.vlm import VLM
 
 Encoders = dict[str, Callable[[Batch], Tensor]]
+Learnt = Any  # an nn.ModuleDict that holds "vlm"; what else it holds only the system knows
 
 
 @dataclass(kw_only=True)
@@ -35,18 +36,18 @@ class Pretrain(Method):
     views: int = 0  # further augmented views of each image, batch.views
     optim: Optim = field(default_factory=Optim)
 
-    def build(self) -> nn.ModuleDict:
+    def build(self) -> Learnt:
         return nn.ModuleDict({"vlm": architecture(self.arch).build()})
 
-    def encoders(self, module: nn.ModuleDict) -> Encoders:
+    def encoders(self, module: Learnt) -> Encoders:
         """Name -> function of a batch that gives one row a sample."""
         raise NotImplementedError(f"{type(self).__name__} defines neither encoders() nor losses()")
 
-    def compare(self, module: nn.ModuleDict, z: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def compare(self, module: Learnt, z: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Named loss terms from the encoded batch."""
         raise NotImplementedError(f"{type(self).__name__} defines neither compare() nor losses()")
 
-    def losses(self, module: nn.ModuleDict, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, module: Learnt, batch: Batch) -> dict[str, Tensor]:
         z = {name: encode(batch) for name, encode in self.encoders(module).items()}
         return self.compare(module, z, batch)
 
@@ -65,7 +66,5 @@ class Pretrain(Method):
             raise NotFitted(f"{type(self).__name__} has no model yet: call fit(data) first")
         return self._vlm
 
-    def after_step(self, module: nn.ModuleDict) -> None:
-        vlm = module["vlm"]
-        assert isinstance(vlm, VLM)
-        vlm.logit_scale.bound_()
+    def after_step(self, module: Learnt) -> None:
+        module["vlm"].logit_scale.bound_()

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from emblema.core.batch import Batch
 from emblema.core.card import Card
 from emblema.core.method import Optim
 from emblema.objectives.contrastive import image_text_contrastive
-from emblema.pretrain.base import Encoders, Pretrain
+from emblema.pretrain.base import Encoders, Learnt, Pretrain
 
 
 @dataclass(kw_only=True)
@@ -33,12 +33,12 @@ class CLIP(Pretrain):
     )
     optim: Optim = field(default_factory=lambda: Optim(lr=1e-3, weight_decay=0.2, betas=(0.9, 0.98), eps=1e-6))
 
-    def encoders(self, module: nn.ModuleDict) -> Encoders:
+    def encoders(self, module: Learnt) -> Encoders:
         vlm = module["vlm"]
         return {
             "image": lambda batch: vlm.encode_image(batch.images),  # [B, D]
             "text": lambda batch: vlm.encode_text(batch.texts),  # [B, D]
         }
 
-    def compare(self, module: nn.ModuleDict, z: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def compare(self, module: Learnt, z: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         return {"image_text": image_text_contrastive(z["image"], z["text"], module["vlm"].scale)}

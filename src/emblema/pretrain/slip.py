@@ -15,7 +15,7 @@ from emblema.core.batch import Batch
 from emblema.core.card import Card
 from emblema.core.method import Optim
 from emblema.objectives.contrastive import image_text_contrastive, nt_xent
-from emblema.pretrain.base import Encoders, Pretrain
+from emblema.pretrain.base import Encoders, Learnt, Pretrain
 
 
 @dataclass(kw_only=True)
@@ -43,7 +43,7 @@ class SLIP(Pretrain):
     out: int = 256
     optim: Optim = field(default_factory=lambda: Optim(lr=1e-3, weight_decay=0.1, betas=(0.9, 0.98), eps=1e-8))
 
-    def build(self) -> nn.ModuleDict:
+    def build(self) -> Learnt:
         module = super().build()
         width, hidden = module["vlm"].image.width, self.hidden
         module["head"] = nn.Sequential(
@@ -53,7 +53,7 @@ class SLIP(Pretrain):
         )
         return module
 
-    def encoders(self, module: nn.ModuleDict) -> Encoders:
+    def encoders(self, module: Learnt) -> Encoders:
         vlm = module["vlm"]
         tower = vlm.image
 
@@ -67,7 +67,7 @@ class SLIP(Pretrain):
             "view_2": lambda batch: before_projection(batch.views[1]),
         }
 
-    def compare(self, module: nn.ModuleDict, z: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def compare(self, module: Learnt, z: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         h_1, h_2 = (F.normalize(module["head"](z[k]).float(), dim=-1) for k in ("view_1", "view_2"))
         return {
             "image_text": image_text_contrastive(z["image"], z["text"], module["vlm"].scale),
