@@ -76,6 +76,12 @@ ARCHITECTURES: dict[str, TwoTower] = {
         text=TextConfig(vocab_size=8192, context_length=32, width=192, depth=4, heads=3),
         dim=128,
     ),
+    # learns enough in five minutes on two cores to be looked at
+    "demo": TwoTower(
+        image=BackboneConfig(name="timm:regnetx_002", image_size=64),
+        text=TextConfig(vocab_size=8192, context_length=32, width=192, depth=3, heads=3),
+        dim=128,
+    ),
     "vit-s-16-112": TwoTower(
         image=ViTConfig(image_size=112, patch_size=16, width=384, depth=12, heads=6),
         text=TextConfig(),

@@ -1,0 +1,46 @@
+"""Train a small CLIP on pictures with words for about five minutes, then see what it and the default model recognise.
+
+Each step is a command that you could type yourself; this file only chooses how many steps fit five minutes here.
+"""
+
+import json
+import sys
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+from emblema.cli import main
+
+RUN = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/demo")
+MINUTES = float(sys.argv[2]) if len(sys.argv) > 2 else 5
+CLIP = "pretrain clip --arch demo --data emblems --optim.batch-size 128 --optim.precision fp32"
+QUESTIONS = (
+    ("zero-shot", "emblem-objects", "715 classes of drawings by art families that no training set has seen"),
+    ("retrieval", "emblems", "pictures find their captions, captions their pictures"),
+    ("zero-shot", "emblem-photos", "real photographs, by models that saw drawings"),
+)
+
+
+def run(command: str) -> dict:
+    """`emblema COMMAND`, stopping where it fails; its JSON when asked for."""
+    print(f"\n$ emblema {command}", flush=True)
+    out = StringIO()
+    with redirect_stdout(out if "--json" in command else sys.stdout):
+        code = main(command.split())
+    if code:
+        raise SystemExit(code)
+    return json.loads(out.getvalue()) if "--json" in command else {}
+
+
+seconds = run(f"plan {CLIP} --json")["seconds_per_step"]
+steps = max(20, round(60 * MINUTES / seconds))
+run(f"{CLIP} --steps {steps} --out {RUN}")
+results = RUN / "results.jsonl"
+results.unlink(missing_ok=True)
+for model in (RUN / "model", "default"):
+    for task, data, what in QUESTIONS:
+        print(f"\n{what}")
+        page = f"--page {RUN}/{task}-{data}.html" if model == "default" else ""
+        run(f"evaluate {task} --data {data} --model {model} --out {results} {page}")
+run(f"report {results} --page {RUN}/index.html")
+print(f"\nresult lines: {results}\npages: {RUN}/index.html, {RUN}/zero-shot-emblem-photos.html")
