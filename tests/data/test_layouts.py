@@ -293,6 +293,7 @@ def test_coco(tmp_path):
     assert records.report.notes == ["1 boxes without area were left out"]
     boxes, mask = records[0].boxes, records[0].mask
     assert boxes.xyxy.tolist() == [[2, 2, 12, 12], [0, 0, 1, 20]] and boxes.labels.tolist() == [1, 0]
+    assert records[0].labels == (0, 1)
     assert boxes.crowd.tolist() == [False, True] and abs(int(mask.instances[0].sum()) - 100) <= 21
     assert mask.instances[1].sum() == 20 and mask.labels[5, 5] == 1 and (mask.labels[:, 0] == 255).all()
     captions = {"images": data["images"][:1], "annotations": [{"image_id": 1, "caption": c} for c in ("x", "y")]}

@@ -61,7 +61,8 @@ def read_coco(path: Path | str, images: Path | str | None = None, on_broken: OnB
             outlines = [n.get("segmentation") for n in found]
             mask = (image["height"], image["width"], outlines, boxes) if any(outlines) else None
             words_ = {"text": words[0], "texts": tuple(words[1:]) or None} if words else {}
-            yield {"key": name, "image": file, "boxes": boxes, "outlines": mask, **words_}
+            labels = tuple(sorted({number[n["category_id"]] for n in found})) or None
+            yield {"key": name, "image": file, "boxes": boxes, "labels": labels, "outlines": mask, **words_}
 
     records = collect(path.stem, items(), on_broken)
     if flat:
