@@ -4,10 +4,12 @@ Each step is a command that you could type yourself; this file only chooses how 
 """
 
 import json
+import shutil
 import sys
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from statistics import median
 
 from emblema.cli import main
 
@@ -32,11 +34,13 @@ def run(command: str) -> dict:
     return json.loads(out.getvalue()) if "--json" in command else {}
 
 
-seconds = run(f"plan {CLIP} --json")["seconds_per_step"]
-steps = max(20, round(60 * MINUTES / seconds))
-run(f"{CLIP} --steps {steps} --out {RUN}")
+shutil.rmtree(RUN, ignore_errors=True)
+print("How fast is this machine? A few steps will tell.")
+run(f"{CLIP} --steps 16 --out {RUN}/speed")
+log = [json.loads(line) for line in (RUN / "speed" / "log.jsonl").read_text().splitlines()]
+seconds = median(line["seconds"] for line in log if line.get("step", 0) > 6 and "seconds" in line)
+run(f"{CLIP} --steps {max(20, round(60 * MINUTES / seconds))} --out {RUN}")
 results = RUN / "results.jsonl"
-results.unlink(missing_ok=True)
 for model in (RUN / "model", "default"):
     for task, data, what in QUESTIONS:
         print(f"\n{what}")

@@ -1,7 +1,8 @@
 """The generated parts of the documents: `python -m emblema.report.docs [--check] [ROOT]`.
 
-README.md holds a block for each family, between `<!-- systems:pretrain -->` and `<!-- /systems:pretrain -->`; each
-system has a page docs/methods/NAME.md, written from its card and its fields. Nothing here imports torch.
+README.md holds blocks between `<!-- systems:pretrain -->` and `<!-- /systems:pretrain -->`, and the like for results. Each
+system has a page docs/methods/NAME.md, written from its card and its fields; docs/results/ is made of the result
+lines in benchmarks/results/. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from emblema.core import find
-from emblema.report import tables
+from emblema.report import evidence, tables
 
 ROOT = Path(__file__).parents[3]
 HEAD = "<!-- written by `python -m emblema.report.docs`; change the card instead -->"
@@ -100,17 +102,26 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
         for card in find.cards(family):
             if (root / "src" / "emblema" / family / f"{card['name']}.py").exists():
                 pages[root / "docs" / "methods" / f"{card['name']}.md"] = method_page(card)
+    folder = root / "benchmarks" / "results"
+    default, speed = evidence.read(folder, "default"), evidence.read(folder, "speed")
+    if default:
+        pages[root / "docs" / "results" / "default.md"] = evidence.default_page(
+            default, evidence.read(folder, "recipes")
+        )
+    if speed:
+        pages[root / "docs" / "results" / "speed.md"] = evidence.speed_page(speed)
     readme = root / "README.md"
     if readme.exists():
-        pages[readme] = with_tables(readme.read_text(encoding="utf-8"))
+        pages[readme] = with_tables(readme.read_text(encoding="utf-8"), default, speed)
     return pages
 
 
-def with_tables(text: str) -> str:
-    """The text with the table of each family between its markers."""
-    for family in find.FAMILIES:
-        start, end = f"<!-- systems:{family} -->", f"<!-- /systems:{family} -->"
-        table = tables.systems(find.cards(family), link="docs/methods/")
+def with_tables(text: str, default: Sequence[evidence.Line] = (), speed: Sequence[evidence.Line] = ()) -> str:
+    """The text with the table of each family, and of the results, between its markers."""
+    blocks = {f"systems:{f}": tables.systems(find.cards(f), link="docs/methods/") for f in find.FAMILIES}
+    blocks |= {"results:default": evidence.headlines(default), "results:speed": evidence.comparisons(speed)}
+    for name, table in blocks.items():
+        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         block = f"{start}\n{table}\n{end}"
         text = re.sub(re.escape(start) + ".*?" + re.escape(end), lambda _, b=block: b, text, flags=re.DOTALL)
     return text

@@ -1,0 +1,81 @@
+"""Pages and README blocks made of the committed result lines in `benchmarks/results/`. No number is typed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from emblema.report import tables
+
+Line = Mapping[str, Any]
+HEADLINES = {  # what the README shows of the default model
+    ("zero-shot", "emblem-objects"): {
+        "top1_heldout_colour": "drawings by colour art families never shown, 715 classes, top-1",
+        "top5": "the same with the monochrome family, top-5",
+    },
+    ("zero-shot", "emblem-photos"): {
+        "top1": "real photographs, 159 classes, top-1",
+        "mean_per_class": "the same, mean over classes",
+    },
+    ("retrieval", "emblems"): {
+        "image_to_text_R@5": "held-out pictures find a caption, R@5",
+        "text_to_image_R@5": "captions find a held-out picture, R@5",
+    },
+}
+
+
+def read(folder: Path, name: str) -> list[Line]:
+    """The lines of `NAME.jsonl`; none when there is no such file."""
+    path = folder / f"{name}.jsonl"
+    return [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines() if row] if path.exists() else []
+
+
+def headlines(lines: Iterable[Line], model: str = "default") -> str:
+    """The README's table of the default model."""
+    rows = []
+    for line in (one for one in lines if one["model"] == model):
+        for metric, what in HEADLINES.get((line["task"], line["data"]), {}).items():
+            if metric in line["metrics"]:
+                shown = tables.formatted(metric, line["metrics"][metric])
+                rows.append([what, shown, f"{line['protocol']['name']} `{line['protocol']['hash']}`"])
+    return tables.markdown(["", "% [95 % interval]", "protocol"], rows, "lr") if rows else ""
+
+
+def comparisons(lines: Iterable[Line]) -> str:
+    """Speed: one row a comparison; each line holds `comparisons` of {what, against, ratio, low, high}."""
+    rows = []
+    for line in lines:
+        for c in line["comparisons"]:
+            rows.append([c["what"], c["against"], f"{c['ratio']:.2f} [{c['low']:.2f} .. {c['high']:.2f}]"])
+    return tables.markdown(["emblema", "against", "times as fast [range of rounds]"], rows, "llr") if rows else ""
+
+
+def default_page(lines: list[Line], recipes: list[Line]) -> str:
+    """docs/results/default.md"""
+    parts = ["# The default model, measured", "One table a protocol; only rows of one table may be compared."]
+    parts += [tables.results(lines)]
+    if recipes:
+        rows = [[r["recipe"], r["pictures"], *(f"{100 * r[k]:.1f}" for k in VALIDATION), r["minutes"]] for r in recipes]
+        head = ["recipe", "pictures", "validation top-1", "validation top-5", "minutes"]
+        parts += [
+            "## Recipes tried",
+            "Chosen on validation pictures of the training families.",
+            tables.markdown(head, rows),
+        ]
+    return "\n\n".join(p for p in parts if p) + "\n"
+
+
+VALIDATION = ("top1", "top5")
+
+
+def speed_page(lines: list[Line]) -> str:
+    """docs/results/speed.md"""
+    about = "Variants take turns in one run on two shared CPU cores; a ratio is the median over rounds, with its range."
+    parts = ["# Speed, side by side", about]
+    for name in dict.fromkeys(line["benchmark"] for line in lines):
+        parts += [f"## {name}", comparisons(one for one in lines if one["benchmark"] == name)]
+        notes = dict.fromkeys(n for one in lines if one["benchmark"] == name for n in one.get("notes", ()))
+        parts += ["\n".join(f"- {n}" for n in notes)] if notes else []
+    return "\n\n".join(parts) + "\n"
