@@ -213,7 +213,8 @@ def test_a_batch_keeps_order_and_lists_what_broke():
 
 def photographs():
     """Natural photographs as JPEG files of several shapes."""
-    data = pytest.importorskip("skimage.data")
+    import skimage.data as data
+
     photos = [Image.fromarray(getattr(data, n)()) for n in ("astronaut", "chelsea", "coffee", "rocket")]
     return [encoded(p, "JPEG", quality=90) for p in photos] + [
         encoded(p.transpose(Image.Transpose.ROTATE_90), "JPEG", quality=90) for p in photos[1:3]

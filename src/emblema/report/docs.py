@@ -1,7 +1,7 @@
 """The generated parts of the documents: `python -m emblema.report.docs [--check] [ROOT]`.
 
-README.md holds blocks between `<!-- systems:pretrain -->` and `<!-- /systems:pretrain -->`, and the like for results. Each
-system has a page docs/methods/NAME.md, written from its card and its fields; docs/results/ is made of the result
+README.md holds blocks between `<!-- systems:pretrain -->` and `<!-- /systems:pretrain -->`, and the like for results.
+Each system has a page docs/methods/NAME.md, written from its card and its fields; docs/results/ is made of the result
 lines in benchmarks/results/. Nothing here imports torch.
 """
 
