@@ -79,3 +79,19 @@ def test_interval_over_seeds_equals_scipy():
     low, high = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
     assert statistics.over_seeds(values) == pytest.approx((np.mean(values), low, high))
     assert math.isnan(statistics.over_seeds([0.5]).high)
+
+
+def test_strata_keep_their_sizes():
+    labels = torch.tensor([2, 0, 0, 1, 2, 2])
+    drawn = statistics._drawn(200, 6, labels, torch.Generator().manual_seed(0))
+    assert all(torch.equal(labels[row].bincount(), torch.tensor([2, 1, 3])) for row in drawn)
+    assert set(drawn.unique().tolist()) == set(range(6))
+
+
+def test_mean_per_class_of_small_classes_lies_within_its_interval():
+    labels = torch.arange(100).repeat(2)
+    correct = (labels < 5).double()  # five classes always right, the others never: no spread within classes
+    statistic = statistics.mean_per_class_of(correct, labels, 100)
+    assert statistics.bootstrap(statistic, 200, strata=labels) == pytest.approx((0.05, 0.05, 0.05))
+    free = statistics.bootstrap(statistic, 200)
+    assert free.high - free.low > 0.01

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,8 +15,7 @@ from emblema.core.errors import BadData
 from emblema.tasks.protocols import Protocol
 from emblema.tasks.statistics import Interval
 
-if TYPE_CHECKING:
-    from emblema.model import Model
+Model = Any  # an `emblema.Model`, or anything with its methods; the tasks stand below it
 
 
 @dataclass

@@ -78,7 +78,6 @@ def score(logits: Tensor, labels: Tensor, names: list[str], resamples: int) -> O
     statistics = {
         "top1": mean_of(first),
         "top5": mean_of(metrics.top(rank, 5)),
-        "mean_per_class": mean_per_class_of(first, labels, len(names)),
         "ece": ece_of(confidence, first, metrics.calibration_bins(confidence)),
     }
     accuracy, count = metrics.per_class(first, labels, len(names))
@@ -86,6 +85,8 @@ def score(logits: Tensor, labels: Tensor, names: list[str], resamples: int) -> O
         {"class": names[c], "images": int(count[c]), "top1": float(accuracy[c])} for c in count.nonzero()[:, 0].tolist()
     ]
     intervals = {name: bootstrap(s, len(labels), resamples=resamples) for name, s in statistics.items()}
+    balanced = mean_per_class_of(first, labels, len(names))
+    intervals["mean_per_class"] = bootstrap(balanced, len(labels), resamples=resamples, strata=labels)
     return Outcome(metrics=intervals, tables={"per_class": table}, sizes={"images": len(labels), "classes": len(names)})
 
 

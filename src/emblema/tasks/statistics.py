@@ -86,8 +86,12 @@ def bootstrap(
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    strata: Tensor | None = None,
 ) -> Interval:
     """Interval of a statistic of `n` images, drawn with replacement. `method` is "percentile" or "bca".
+
+    With `strata` [N] (class labels) every stratum keeps its size. Means over classes need it: drawn freely, classes
+    of few images drop out of many resamples, and the rest is another set of classes.
 
     BCa (Efron 1987) corrects for bias and for a spread that changes with the value; it is better for skewed
     statistics and few images, and costs n further evaluations (the jackknife).
@@ -101,7 +105,7 @@ def bootstrap(
     drawn = []
     for start in range(0, resamples, _ROWS):
         rows = min(_ROWS, resamples - start)
-        index = torch.randint(n, (rows, n), generator=generator)
+        index = _drawn(rows, n, strata, generator)
         weights = torch.zeros(rows, n, dtype=torch.float64)
         drawn.append(statistic(weights.scatter_add_(1, index, torch.ones_like(weights))))
     values = torch.cat(drawn).sort().values
@@ -110,6 +114,17 @@ def bootstrap(
         tails = _bca_tails(statistic, n, values, value, tails)
     low, high = (_quantile(values, p) for p in tails)
     return Interval(value, low, high)
+
+
+def _drawn(rows: int, n: int, strata: Tensor | None, generator: torch.Generator) -> Tensor:
+    """Which images each resample holds: [R, N]"""
+    if strata is None:
+        return torch.randint(n, (rows, n), generator=generator)
+    order, count = strata.argsort(stable=True), torch.bincount(strata)
+    own = count[strata[order]]  # [N] images in the stratum of each
+    first = (count.cumsum(0) - count)[strata[order]]  # [N] where it starts
+    at = (torch.rand(rows, n, generator=generator, dtype=torch.float64) * own).long()
+    return order[first + at]
 
 
 def _bca_tails(statistic: Statistic, n: int, values: Tensor, value: float, tails: Sequence[float]):

@@ -82,7 +82,7 @@ def score(
     out = {
         "top1": interval(mean_of(first)),
         "top5": interval(mean_of(metrics.top(rank, 5))),
-        "mean_per_class": interval(mean_per_class_of(first, labels, classes)),
+        "mean_per_class": bootstrap(mean_per_class_of(first, labels, classes), n, resamples=resamples, strata=labels),
         "ece": interval(ece_of(confidence, first, metrics.calibration_bins(confidence))),
     }
     tables = {"per_class": _per_class(first, labels, said, names)}
