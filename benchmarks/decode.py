@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
-import platform
-import statistics
 import time
 from pathlib import Path
 
 import torch
 from PIL import Image
+from side_by_side import compare, finish
 
 from emblema.core.preprocess import Preprocess
 from emblema.data.pictures import load_image
@@ -72,26 +70,27 @@ def main() -> None:
             if turn >= 2:
                 times[name].append(time.process_time() - start)
     want = theirs() * std + mean
-    apart = {f: (torch.stack([load_image(x, preprocess, fast=f) for x in files]) - want).abs() for f in (True, False)}
-    line: dict[str, object] = {
-        "benchmark": "decode", "size": args.size, "files": len(files), "rounds": args.rounds,
-        "bytes_mean": round(statistics.mean(map(len, files))), "normalise": args.normalise,
-        "torch": torch.__version__, "machine": platform.machine(),
-    }  # fmt: skip
-    for name, values in times.items():
-        ratios = [a / b for a, b in zip(times["open_clip"], values)]
-        line[name] = {
-            "images_per_s": round(len(files) / statistics.median(values), 1),
-            "ratio": round(statistics.median(ratios), 2),
-            "range": [round(min(ratios), 2), round(max(ratios), 2)],
-        }
-    line["mean_difference"] = {("fast" if f else "pil"): round(d.mean().item(), 4) for f, d in apart.items()}
-    line["max_difference"] = {("fast" if f else "pil"): round(d.max().item(), 2) for f, d in apart.items()}
-    print(json.dumps(line))
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        with args.out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+    apart = {
+        ("fast" if f else "pil"): (torch.stack([load_image(x, preprocess, fast=f) for x in files]) - want).abs()
+        for f in (True, False)
+    }
+    apart = {name: [round(d.mean().item(), 4), round(d.max().item(), 2)] for name, d in apart.items()}
+    finish(
+        "decode",
+        [
+            compare(
+                f"decode and resize to {args.size} px, one thread, {what}",
+                times[name],
+                "open_clip's transform",
+                times["open_clip"],
+            )
+            for name, what in (("fast", "fast route"), ("pil", "PIL route"))
+        ],
+        args.out,
+        [f"mean and largest difference to open_clip's pixels, of 255: {apart}", "processor time, not wall time"],
+        files=len(files),
+        normalise=args.normalise,
+    )
 
 
 if __name__ == "__main__":

@@ -6,13 +6,12 @@ python benchmarks/latency.py --out results/latency.jsonl
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
 import time
 
-from emblema.report.result import environment
+from side_by_side import finish
 
 COMMANDS = (("--help",), ("list",), ("list", "--json"), ("show", "clip"))
 
@@ -32,11 +31,8 @@ def main() -> None:
         name: {"median": round(statistics.median(s[1:]), 3), "low": round(min(s[1:]), 3), "high": round(max(s[1:]), 3)}
         for name, s in seconds.items()  # the first round filled the file cache
     }
-    line = {"benchmark": "latency", "seconds": shown, "rounds": options.rounds, "environment": environment()}
-    print(json.dumps(line, indent=1))
-    if options.out:
-        with open(options.out, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+    notes = [f"`emblema {n}` answers in {t['median']} s [{t['low']} .. {t['high']}]" for n, t in shown.items()]
+    finish("latency", [], options.out, notes, seconds=shown, rounds=options.rounds)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,12 @@ Both sides give the same R@1, 5, 10 in both directions (checked). Variants take 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import time
 
 import torch
 import torch.nn.functional as F
+from side_by_side import compare, finish
 
-from emblema.report.result import environment
 from emblema.tasks.retrieval import ranks
 
 
@@ -57,19 +55,14 @@ def main() -> None:
             began = time.perf_counter()
             run(*given)
             seconds[name].append(time.perf_counter() - began)
-    ratio = [a / b for a, b in zip(seconds["full"], seconds["ours"])]
-    line = {
-        "benchmark": "retrieval",
-        "recalls": found,
-        **{f"{name}_ms": round(1000 * statistics.median(s), 1) for name, s in seconds.items()},
-        "ratio": {k: round(f(ratio), 3) for k, f in (("median", statistics.median), ("low", min), ("high", max))},
-        "settings": vars(options),
-        "environment": environment(),
-    }
-    print(json.dumps(line, indent=1))
-    if options.out:
-        with open(options.out, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+    shape = f"{options.images:,} x {options.captions:,}"
+    finish(
+        "retrieval",
+        [compare(f"R@1, 5, 10 both ways, {shape}, exact", seconds["ours"], "full matrix and top-k", seconds["full"])],
+        options.out,
+        recalls=found,
+        settings=vars(options),
+    )
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # for both sides; must be set before torch is imported
 
 import argparse
-import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,6 +22,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from side_by_side import compare, finish
 from torch import Tensor
 
 from emblema.objectives.tiled import tiled_contrastive
@@ -108,7 +107,14 @@ def measure(batch: int, dim: int, rounds: int, names: list[str], memory: bool) -
             "gradient_error": float(error),
             "extra_mb": extra_megabytes(name, batch, dim) if memory else None,
         }
-    return {"batch": batch, "dim": dim, "rounds": rounds, "peer": peer, "variants": rows}
+    ours = [name for name in names if name.startswith("tiled")]
+    found = [
+        compare(f"contrastive loss, B={batch}, {name}", seconds[name], p, seconds[p])
+        for name in ours
+        for p in names
+        if p not in ours
+    ]
+    return {"batch": batch, "dim": dim, "rounds": rounds, "peer": peer, "variants": rows, "comparisons": found}
 
 
 def main() -> None:
@@ -141,18 +147,20 @@ def main() -> None:
                 f"{batch:>6} {name:<15} {r['seconds'] * 1e3:>8.0f} {r['speedup']:>8.2f} {span:>14} "
                 f"{r['cpu_speedup']:>6.2f} {r['gradient_error']:>9.1e} {mb:>9.0f} {mb * 1024 / batch:>7.1f}"
             )
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        line = {
-            "benchmark": "tiled_loss",
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "machine": platform.machine(),
-            "omp_wait_policy": os.environ["OMP_WAIT_POLICY"],
-            "results": results,
-        }
-        with args.out.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+    memory = [
+        f"B={r['batch']}: {n} needs {v['extra_mb']:.0f} MB"
+        for r in results
+        for n, v in r["variants"].items()
+        if v["extra_mb"]
+    ]
+    finish(
+        "tiled_loss",
+        [c for r in results for c in r["comparisons"]],
+        args.out,
+        memory,
+        threads=torch.get_num_threads(),
+        results=[{k: v for k, v in r.items() if k != "comparisons"} for r in results],
+    )
     return None
 
 

@@ -17,8 +17,6 @@ import os
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # for both sides: spinning threads cost 4 to 5 times on shared cores
 
 import argparse
-import json
-import platform
 import statistics
 import time
 from contextlib import nullcontext
@@ -26,6 +24,7 @@ from contextlib import nullcontext
 import open_clip
 import torch
 from open_clip.loss import ClipLoss
+from side_by_side import compare, finish
 
 from emblema.core.batch import Batch
 from emblema.core.method import Optim
@@ -236,24 +235,20 @@ def speed(args) -> dict:
             if i >= args.warm:
                 seconds[name].append(took[0])
                 cpu[name].append(took[1])
-    result = {"tokens": {"mean": round(statistics.mean(lengths), 1), "max": max(lengths)}, "variants": {}}
-    base, amp = seconds["open_clip fp32"], seconds["open_clip amp_bf16"]
-    best = seconds.get("open_clip amp_bf16 + torchcompile", amp)
+    result: dict = {"tokens": {"mean": round(statistics.mean(lengths), 1), "max": max(lengths)}, "variants": {}}
     for name, own in seconds.items():
         result["variants"][name] = {
             "pairs_per_second": round(args.batch / statistics.median(own), 1),
-            "x_open_clip_fp32": _ratio(base, own),
-            "x_open_clip_fp32_cpu": _ratio(cpu["open_clip fp32"], cpu[name]),
-            "x_best_peer": _ratio(best, own),
             "last_loss": round(sides[name].loss, 5),
         }
+    peers = [n for n in seconds if n.startswith("open_clip")]
+    result["comparisons"] = [
+        compare(f"CLIP training step, ViT-S/16 at 112 px, {n}", seconds[n], p, seconds[p])
+        for n in seconds
+        for p in peers
+        if n not in peers
+    ]
     return result
-
-
-def _ratio(base: list[float], own: list[float]) -> list[float]:
-    """Median of the rounds' ratios, and their range."""
-    ratios = [b / o for b, o in zip(base, own)]
-    return [round(x, 2) for x in (statistics.median(ratios), min(ratios), max(ratios))]
 
 
 def curves(args) -> dict:
@@ -270,6 +265,9 @@ def curves(args) -> dict:
         gaps.append(abs(sides[0].loss - sides[1].loss))
     tail = args.steps // 6
     return {
+        "note": f"{args.steps} steps in fp32: largest difference of the two losses {max(gaps):.1e}, "
+        f"mean {statistics.mean(gaps):.1e}; mean of the last losses fp32 {statistics.mean(ours[-tail:]):.4f}, "
+        f"bf16 {statistics.mean(low[-tail:]):.4f}",
         "steps": args.steps,
         "first_loss": round(ours[0], 5),
         "last_losses_ours_fp32": round(statistics.mean(ours[-tail:]), 5),
@@ -293,19 +291,10 @@ def main() -> None:
     parser.add_argument("--out")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    result = {
-        "benchmark": "train_step" + ("_curves" if args.curves else ""),
-        "batch": args.batch,
-        "threads": args.threads,
-        "torch": torch.__version__,
-        "open_clip": open_clip.__version__,
-        "machine": platform.machine(),
-        **(curves(args) if args.curves else speed(args)),
-    }
-    print(json.dumps(result, indent=1))
-    if args.out:
-        with open(args.out, "a", encoding="utf-8") as file:
-            file.write(json.dumps(result) + "\n")
+    found = curves(args) if args.curves else speed(args)
+    name, notes = ("train_step_curves", [found.pop("note")]) if args.curves else ("train_step", [])
+    settings = {"batch": args.batch, "threads": args.threads, "open_clip": open_clip.__version__}
+    finish(name, found.pop("comparisons", []), args.out, notes, **settings, **found)
 
 
 if __name__ == "__main__":

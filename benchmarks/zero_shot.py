@@ -10,8 +10,6 @@ share the weights' shape; embeddings are compared with our own in fp32. Variants
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
 import tempfile
 import time
@@ -20,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from side_by_side import compare, finish
 
 from emblema.core.preprocess import Preprocess
 from emblema.engine.encode import Encoder
 from emblema.frameworks.two_tower import architecture
 from emblema.frameworks.vlm import frozen
-from emblema.report.result import environment
 
 
 def photos(folder: Path, count: int, seed: int = 0) -> list[Path]:
@@ -92,23 +90,18 @@ def main() -> None:
                 variant()
                 if run:  # the first round warms up
                     seconds[name].append(time.perf_counter() - began)
-    ratios = {name: [a / b for a, b in zip(s, seconds["emblema"])] for name, s in seconds.items() if name != "emblema"}
-    line = {
-        "benchmark": "zero_shot",
-        "images_per_second": {n: round(options.images / statistics.median(s), 1) for n, s in seconds.items()},
-        "ratio": {
-            n: {"median": round(statistics.median(r), 2), "low": round(min(r), 2), "high": round(max(r), 2)}
-            for n, r in ratios.items()
-        },
-        "least_cosine_bf16_fp32": round(float(cosine), 6),
-        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", ""),
-        "settings": vars(options),
-        "environment": environment(),
-    }
-    print(json.dumps(line, indent=1))
-    if options.out:
-        with open(options.out, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+    finish(
+        "zero_shot",
+        [
+            compare("zero-shot from JPEG files, ViT-B/32, bf16", seconds["emblema"], f"{peer_name} loop", s)
+            for peer_name, s in seconds.items()
+            if peer_name != "emblema"
+        ],
+        options.out,
+        [f"smallest cosine of bf16 and fp32 embeddings {float(cosine):.5f} (random weights)"],
+        images_per_second={n: round(options.images / statistics.median(s), 1) for n, s in seconds.items()},
+        settings=vars(options),
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from open_clip.modified_resnet import ModifiedResNet
 
 from emblema.core.errors import NoSuchDoor
 from emblema.encoders.resnet import ResNetConfig
-from emblema.frameworks.importers import Source, _modified_resnet_tensors
+from emblema.frameworks.foreign import Source
+from emblema.frameworks.open_clip_weights import resnet_tensors
 
 
 def pair(size=64, layers=(2, 1, 1, 2)):
@@ -25,7 +26,7 @@ def pair(size=64, layers=(2, 1, 1, 2)):
     config = ResNetConfig(layers=layers, width=8, heads=4, image_size=size)
     ours = config.build(24).eval()
     source = Source({f"visual.{n}": t for n, t in theirs.state_dict().items()})
-    _modified_resnet_tensors(source, config)
+    resnet_tensors(source, config)
     assert not source.missing and not source.tensors
     ours.load_state_dict({n.removeprefix("image."): t for n, t in source.ours.items()})
     return ours, theirs

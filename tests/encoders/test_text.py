@@ -9,7 +9,8 @@ from emblema.core.errors import PromptTooLong
 from emblema.encoders.bert import BertConfig
 from emblema.encoders.text import TextConfig
 from emblema.encoders.tokenizers import TextIds
-from emblema.frameworks.importers import Source, _open_clip_text_tensors
+from emblema.frameworks.foreign import Source
+from emblema.frameworks.open_clip_weights import text_tensors
 
 CONTEXT, VOCAB, END = 20, 50, 49
 SHAPE = {"vocab_size": VOCAB, "context_length": CONTEXT, "width": 16, "depth": 3, "heads": 2}
@@ -81,7 +82,7 @@ def test_equals_open_clip(act, bias):
         nn.init.normal_(p, std=0.4)
     config = TextConfig(**SHAPE, activation=act, projection_bias=bias)
     ours, source = config.build(12), Source(theirs.state_dict())
-    _open_clip_text_tensors(source, config)
+    text_tensors(source, config)
     ours.load_state_dict({n.removeprefix("text."): t for n, t in source.ours.items()})
     assert not source.tensors and not source.missing
     full = ids(size=CONTEXT)

@@ -10,7 +10,8 @@ from torch import nn
 from emblema.core.errors import NoSuchDoor
 from emblema.encoders.resnet import ResNetConfig
 from emblema.encoders.vit import ViTConfig
-from emblema.frameworks.importers import Source, _open_clip_vit_tensors
+from emblema.frameworks.foreign import Source
+from emblema.frameworks.open_clip_weights import vit_tensors
 
 SHAPE = {"image_size": 24, "patch_size": 8, "width": 16, "depth": 3, "heads": 2}
 
@@ -50,7 +51,7 @@ def test_equals_open_clip(act, norm_before, pool):
     config = ViTConfig(**SHAPE, activation=act, norm_before=norm_before, pool=pool, eps=1e-4)
     ours = config.build(12).eval()
     source = Source({f"visual.{n}": t for n, t in theirs.state_dict().items()})
-    _open_clip_vit_tensors(source, config)
+    vit_tensors(source, config)
     ours.load_state_dict({n.removeprefix("image."): t for n, t in source.ours.items()})
     assert not source.tensors
     torch.testing.assert_close(ours.encode(images()), theirs(images()), atol=1e-5, rtol=1e-5)

@@ -13,7 +13,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from emblema.core.errors import BadCheckpoint, UnknownName
 from emblema.encoders.tokenizers import ClipTokenizer, TextIds
 from emblema.frameworks import pretrained
-from emblema.frameworks.importers import load_hugging_face, load_open_clip
+from emblema.frameworks.hugging_face_weights import load_hugging_face
+from emblema.frameworks.open_clip_weights import load_open_clip
 from emblema.frameworks.pretrained import load_pretrained
 
 TEXTS = ["a cat", "two dogs, and a Bird!", "", "it's 3 small cats on the table"]

@@ -9,12 +9,8 @@ from pathlib import Path
 
 from emblema.core.errors import BadCheckpoint, UnknownName
 from emblema.frameworks.checkpoint import CONFIG, FORMAT, Loaded, load, read_json
-from emblema.frameworks.importers import (
-    OPEN_CLIP_CONFIG,
-    load_hugging_face,
-    load_open_clip,
-    load_open_clip_tag,
-)
+from emblema.frameworks.hugging_face_weights import load_hugging_face
+from emblema.frameworks.open_clip_weights import OPEN_CLIP_CONFIG, load_open_clip, load_open_clip_tag
 
 MODELS = Path(__file__).parent.parent / "models"
 _HUB_FILES = ["*.json", "*.safetensors", "merges.txt"]

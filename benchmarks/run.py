@@ -1,0 +1,28 @@
+"""All side-by-side comparisons, one after the other (`make bench`); lines go to benchmarks/results/speed.jsonl.
+
+Keep the machine otherwise idle; every comparison interleaves its variants and reports the range of its rounds.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+OUT = HERE / "results" / "speed.jsonl"
+COMMANDS = (
+    ("train_step.py", "--rounds", "5"),
+    ("tiled_loss.py", "--batch", "4096", "16384", "--rounds", "3"),
+    ("zero_shot.py", "--rounds", "3"),
+    ("retrieval.py",),
+    ("decode.py", "--rounds", "20"),
+    ("latency.py",),
+)
+
+for script, *options in COMMANDS:
+    print(f"\n== {script} {' '.join(options)}", flush=True)
+    environment = {
+        **os.environ,
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }  # for both sides: spinning threads distort a shared machine
+    subprocess.run([sys.executable, HERE / script, *options, "--out", OUT], check=True, env=environment)
