@@ -24,5 +24,5 @@ for script, *options in COMMANDS:
     environment = {
         **os.environ,
         "OMP_WAIT_POLICY": "PASSIVE",
-    }  # for both sides: spinning threads distort a shared machine
+    }  # for both sides
     subprocess.run([sys.executable, HERE / script, *options, "--out", OUT], check=True, env=environment)

@@ -1,4 +1,4 @@
-"""Draw docs/images/held-out.webp: drawings of art families that were never trained on, drawn by lot, and their names."""
+"""Draw docs/images/held-out.webp: drawings of art families never trained on, chosen by lot, and their names."""
 
 import random
 from pathlib import Path
