@@ -75,7 +75,7 @@ class Features:
     @staticmethod
     def compute(encoder: Encoder, data: Dataset, level: Level | str = Level.POOLED) -> dict[str, Tensor]:
         """The same without a cache."""
-        arrays, errors = encoder.images(Pictures(data), _stage(level))
+        arrays, errors = encoder.images(Pictures(data), _stage(level))  # type: ignore[arg-type]
         if errors:
             shown = "; ".join(f"{data[i].key}: {reason}" for i, reason in errors[:3])
             raise BadData(f"{len(errors)} of {len(data)} pictures of {data.card.name} cannot be read: {shown}")
@@ -136,7 +136,7 @@ def fingerprint(module: nn.Module) -> str:
     for name, tensor in sorted([*module.named_parameters(), *module.named_buffers()], key=lambda pair: pair[0]):
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().cpu().contiguous().flatten()
-        digest.update(memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else b"")
+        digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
     return digest.hexdigest()
 
 

@@ -56,6 +56,7 @@ def cached_gradients(chunk: int, autocast: Autocast) -> Callable[[Any, nn.Module
                     z = encode(batch.rows(start, stop))
                 if not z.requires_grad:  # a frozen tower
                     break
+                assert grad is not None
                 z.backward(grad[start:stop])
         after.restore(batch)
         return {k: v.detach() for k, v in losses.items()}

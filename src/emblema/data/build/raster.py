@@ -68,7 +68,7 @@ def to_webp(image: Image.Image, quality: int = QUALITY, alpha_quality: int = ALP
 
 def crop(image: Image.Image, margin: float = 0.03) -> Image.Image:
     """The part of an RGBA picture that can be seen, with a margin in shares of its longest side."""
-    box = image.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox()
+    box = image.getchannel("A").point([255 * (a > 8) for a in range(256)]).getbbox()
     if box is None:
         return image
     pad = round(margin * max(box[2] - box[0], box[3] - box[1]))

@@ -33,9 +33,9 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str])
         table,
         path,
         row_group_size=ROW_GROUP,
-        compression=_compression(columns),
+        compression=_compression(columns),  # type: ignore[arg-type]
         compression_level=None,
-        use_dictionary=[_leaf(c) for c in coded],
+        use_dictionary=[_leaf(c) for c in coded],  # type: ignore[arg-type]
         write_statistics=False,
         store_schema=True,
         data_page_version="1.0",
