@@ -14,6 +14,7 @@ it; this keeps what the stem knows of photographs (backgrounds of scenes are the
 
 Never seen: the held-out art families, the test and validation captions, all photographs of `emblem-photos`.
 `--clean` also leaves out every picture of a novel concept: that model measures recognition of unseen concepts.
+`--tower conv` is the convolutional peer: EfficientNet-Lite0 itself, frozen, and a two-layer head.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,9 +39,10 @@ from emblema.data.build.packages import default_cache, unpacked
 from emblema.data.bundled import read_bundled
 from emblema.data.pictures import canvas
 from emblema.data.templates import fill, templates_for
+from emblema.encoders.backbone import BackboneConfig
 from emblema.encoders.bert import BertConfig
 from emblema.encoders.tokenizers import TokenPolicy, TrainedTokenizer
-from emblema.encoders.vit import ViTConfig
+from emblema.encoders.vit import ViT, ViTConfig
 from emblema.engine import seed
 from emblema.engine.optimise import optimise
 from emblema.frameworks import checkpoint
@@ -59,6 +62,9 @@ IMAGE = ViTConfig(
     mean=(127 / 255,) * 3,  # EfficientNet-Lite's own: (x - 127) / 128
     std=(128 / 255,) * 3,
 )
+CONV = BackboneConfig(
+    name=f"timm:{LITE0}", image_size=112, head="mlp", hidden=1024, mean=(127 / 255,) * 3, std=(128 / 255,) * 3
+)
 
 
 @dataclass(kw_only=True)
@@ -66,6 +72,7 @@ class Recipe:
     """Settings; all were fixed before the test split was looked at."""
 
     out: Path = Path("src/emblema/models/default")
+    tower: Literal["vit", "conv"] = "vit"
     clean: bool = False  # leave out every picture of a novel concept
     views: int = 5  # stored views of each picture, stage 2
     frozen: Optim = field(
@@ -221,15 +228,15 @@ class Teacher(nn.Module):
         """Normalised images -> unit mean of the class names, weighted by their probabilities [B, D]"""
         with torch.autocast("cpu", torch.bfloat16):
             logits = self.net(images.to(memory_format=torch.channels_last))
-        return self._named(logits)
+        return self.named(logits)
 
     @torch.no_grad()
     def place_of(self, last: Tensor) -> Tensor:
         """The same from the last map of the untouched stages [B, 320, h, w]"""
         x = self.net.bn2(self.net.conv_head(last)).mean((2, 3))  # [B, 1280]
-        return self._named(self.net.classifier(x))
+        return self.named(self.net.classifier(x))
 
-    def _named(self, logits: Tensor) -> Tensor:
+    def named(self, logits: Tensor) -> Tensor:
         return unit(logits.float().softmax(-1) @ self.names)
 
 
@@ -244,12 +251,14 @@ class Drawings(Method):
 
     def losses(self, module: nn.ModuleDict, batch: Batch) -> dict[str, Tensor]:
         image, bank = module["image"], module["bank"].texts
-        image.stem.eval()  # batch norms keep ImageNet's statistics
-        if "maps" in batch.targets:  # stage 2: the stem is frozen, its maps are stored
-            tokens = image.from_patches(image.stem.to_width(batch.targets["maps"]))
+        trunk_of(image).eval()  # batch norms keep ImageNet's statistics
+        maps = batch.targets.get("maps")  # stage 2: the convolutions are frozen, what they see is stored
+        if maps is None:
+            z = unit(image.encode(batch.images))  # [B, D]
+        elif self.recipe.tower == "conv":
+            z = unit(image.project(maps))
         else:
-            tokens = image.embed(batch.images)
-        z = unit(image.encode(tokens))  # [B, D]
+            z = unit(image.encode(image.from_patches(image.stem.to_width(maps))))
         template = int(torch.randint(len(bank), (), generator=batch.generator))
         drawn = batch.labels >= 0
         logits = module["scale"]() * z[drawn] @ bank[template].T  # [b, captions]
@@ -266,6 +275,11 @@ class Bank(nn.Module):
     def __init__(self, texts: Tensor):
         super().__init__()
         self.register_buffer("texts", texts, persistent=False)
+
+
+def trunk_of(image: nn.Module) -> nn.Module:
+    """The convolutions of either tower."""
+    return image.stem.trunk if isinstance(image, ViT) else image.trunk
 
 
 def stored_batches(recipe: Recipe, pictures: Pictures, stored: list[dict[str, Tensor]]) -> Iterator[Batch]:
@@ -301,9 +315,14 @@ def store(recipe: Recipe, pictures: Pictures, image: nn.Module, teacher: Teacher
         for rows in torch.arange(len(pictures.labels)).split(128):
             x = image.normalise(pictures.views(rows, generator)).to(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16):
-                stages = image.stem.trunk(x)
-                parts["place"].append(teacher.place_of(stages[-1]).bfloat16())
-            parts["maps"].append(image.stem.join(stages).bfloat16())
+                if isinstance(image, ViT):
+                    stages = image.stem.trunk(x)
+                    maps, place = image.stem.join(stages), teacher.place_of(stages[-1])
+                else:
+                    maps = image.map(x).mean((2, 3))  # [B, 1280]
+                    place = teacher.named(teacher.net.classifier(maps))
+            parts["maps"].append(maps.bfloat16())
+            parts["place"].append(place.bfloat16())
         kept.append({name: torch.cat(values) for name, values in parts.items()})
         say(f"stored view {view + 1} of {recipe.views}")
     return kept
@@ -321,7 +340,7 @@ def train(recipe: Recipe) -> VLM:
     templates = ["{}", *templates_for("emblems")][:6]
     keep = [fill(t, c) for t in templates for c in pictures.captions] + list(IMAGENET_CLASSNAMES)
     text, tensors, tokenizer = text_tower(recipe.vocabulary, keep)
-    config = TwoTower(image=IMAGE, text=text, dim=text.width)
+    config = TwoTower(image=IMAGE if recipe.tower == "vit" else CONV, text=text, dim=text.width)
     vlm = config.build()
     vlm.text.load_state_dict(tensors)
     vlm.text.tokenizer = tokenizer
@@ -331,36 +350,80 @@ def train(recipe: Recipe) -> VLM:
     say(f"{text.vocab_size} word pieces, {bank.texts.shape[1]} captions under {len(templates)} templates")
 
     image, teacher = vlm.image, Teacher(names)
-    teacher.teach(image.stem.trunk)
+    trunk = trunk_of(image)
+    teacher.teach(trunk)
     module = nn.ModuleDict({"image": image, "bank": bank, "scale": LogitScale(init=0.05, maximum=100)})
-    image.stem.trunk.requires_grad_(False)
+    trunk.requires_grad_(False)
     method, total = Drawings(recipe=recipe), pictures.steps(recipe.frozen)
     stored = store(recipe, pictures, image, teacher)
     optimise(method, module, stored_batches(recipe, pictures, stored), recipe.frozen, total_steps=total, on_step=log)
     del stored
-    validate(vlm, module, "frozen stem")
+    vlm.logit_scale = module["scale"]
+    keep_model(recipe, vlm, config, "frozen convolutions")
 
     if recipe.whole.epochs:
-        image.stem.trunk.requires_grad_(True)
+        trunk.requires_grad_(True)
         total = pictures.steps(recipe.whole)
         batches = fresh_batches(recipe, pictures, image, teacher)
         optimise(method, module, batches, recipe.whole, total_steps=total, on_step=log)
-        validate(vlm, module, "whole")
-    vlm.logit_scale = module["scale"]
-    card = __doc__ or ""
-    preprocess = Preprocess(size=IMAGE.image_size, mode="pad")
-    checkpoint.save(recipe.out, vlm.eval(), config, preprocess, TEMPLATES, card, weights="int8")
-    say(f"saved {recipe.out}")
+        keep_model(recipe, vlm, config, "all of it")
     return vlm
+
+
+def keep_model(recipe: Recipe, vlm: VLM, config: TwoTower, stage: str) -> None:
+    """Say how good it is on validation pictures, and save it."""
+    validate(vlm.eval(), stage)
+    kept = Preprocess(size=IMAGE.image_size, mode="pad")
+    checkpoint.save(recipe.out, vlm, config, kept, TEMPLATES, card_text(recipe, vlm, stage), weights="int8")
+    say(f"saved {recipe.out}")
+
+
+def card_text(recipe: Recipe, vlm: VLM, stage: str) -> str:
+    """The model card."""
+    count = {part: sum(p.numel() for p in getattr(vlm, part).parameters()) for part in ("image", "text")}
+    about = (__doc__ or "").split("\n", 2)[2].strip()
+    concepts = "without any picture of a novel concept" if recipe.clean else "all concepts"
+    return f"""---
+library_name: emblema
+pipeline_tag: zero-shot-image-classification
+license: cc-by-sa-4.0
+---
+# {recipe.out.name}
+
+A two-tower vision-language model for drawings, icons, emoji and simple photographs: image tower {count["image"]:,}
+parameters at {IMAGE.image_size} px, text tower {count["text"]:,}. Weights are stored as int8 with a scale a row.
+
+```python
+import emblema
+
+model = emblema.load("{recipe.out.name}")
+model.classify(["cat.png"], ["cat", "dog"])
+```
+
+## How it was made ({concepts}; {stage})
+
+{about}
+
+Settings: `{recipe}`
+
+## What it is for
+
+Trying every part of emblema offline; naming and searching simple pictures. English words. It has not been tested for
+fairness and must not be used to judge people. Measured results: docs/results/default.md.
+
+## Licences
+
+EfficientNet-Lite0 and MiniLM weights: Apache-2.0. Training pictures keep their own licences, some of them share-alike
+(ATTRIBUTION.md).
+"""
 
 
 TEMPLATES = ["{}", "a photo of a {}.", "a picture of a {}.", "a drawing of a {}.", "an icon of a {}."]
 
 
 @torch.no_grad()
-def validate(vlm: VLM, module: nn.ModuleDict, stage: str) -> None:
+def validate(vlm: VLM, stage: str) -> None:
     """Top-1 among all object classes on the validation pictures (training families, other pictures)."""
-    vlm.eval()
     data = catalog.load("emblem-objects", split="val")
     x = plain_view(torch.stack([canvas(r.image, 64, "pad") for r in data]), IMAGE.image_size)
     z = torch.cat([vlm.encode_image(part) for part in x.split(128)])

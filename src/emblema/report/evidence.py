@@ -57,17 +57,9 @@ def default_page(lines: list[Line], recipes: list[Line]) -> str:
     parts = ["# The default model, measured", "One table a protocol; only rows of one table may be compared."]
     parts += [tables.results(lines)]
     if recipes:
-        rows = [[r["recipe"], r["pictures"], *(f"{100 * r[k]:.1f}" for k in VALIDATION), r["minutes"]] for r in recipes]
-        head = ["recipe", "pictures", "validation top-1", "validation top-5", "minutes"]
-        parts += [
-            "## Recipes tried",
-            "Chosen on validation pictures of the training families.",
-            tables.markdown(head, rows),
-        ]
+        about = "Validation pictures are other pictures of the training families; recipes were chosen on them."
+        parts += ["## Recipes tried", about, tables.results(recipes)]
     return "\n\n".join(p for p in parts if p) + "\n"
-
-
-VALIDATION = ("top1", "top5")
 
 
 def speed_page(lines: list[Line]) -> str:
