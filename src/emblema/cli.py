@@ -272,13 +272,9 @@ def _check_data(names: list[str]) -> Any:
 
 
 def _build_data(arguments: list[str]) -> None:
-    from emblema.data.build import __main__ as build
+    from emblema.data.build.__main__ import main as build
 
-    before, sys.argv = sys.argv, ["emblema data build", *arguments]
-    try:
-        build.main()
-    finally:
-        sys.argv = before
+    build(arguments)
 
 
 # -- pictures of one's own -----------------------------------------------------------------------------------

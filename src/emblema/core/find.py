@@ -34,9 +34,17 @@ def cards(family: str) -> list[dict[str, Any]]:
         if path.exists():
             found.append(read_card(path) | {"family": family})
         else:
-            card = vars(find(family, name).card)
-            found.append({**card, "family": family})
+            found.append(_foreign_card(family, name) | {"family": family})
     return found
+
+
+def _foreign_card(family: str, name: str) -> dict[str, Any]:
+    """An entry point's card; one that cannot be imported is listed with its error and stops nobody."""
+    try:
+        return dict(vars(find(family, name).card))  # type: ignore[attr-defined]
+    except Exception as error:  # whatever somebody else's module raises
+        said = f"cannot be imported: {error}"
+        return {"name": name, "title": said, "paper": "", "year": 0, "section": "", "equation": "", "broken": said}
 
 
 def read_card(path: Path) -> dict[str, Any]:
@@ -84,9 +92,8 @@ def _load_file(path: Path) -> Any:
 
 
 def _entry_points(family: str) -> list[Any]:
-    """Third-party systems; the entry point's extra or module says nothing of the family, its base class does."""
-    found = [e for e in entry_points(group="emblema.methods") if e.name]
-    return [e for e in found if family in (e.extras or FAMILIES)] if found else []
+    """Third-party systems. `emblema.methods` is for all families; its extra may name one: `mine [pretrain]`."""
+    return [e for e in entry_points(group="emblema.methods") if family in (e.extras or FAMILIES)]
 
 
 def _literal(node: ast.expr) -> Any:

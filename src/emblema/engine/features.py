@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def _stage(level: Level | str) -> str:
     return stage
 
 
-class Pictures:
+class Pictures(Sequence[Any]):
     """The pictures of a data set as a sequence of sources."""
 
     def __init__(self, data: Dataset):
@@ -113,7 +113,7 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: Any) -> Any:
         image = self.data[index].image
         if image is None or isinstance(image, list):
             what = "no picture" if image is None else "a clip of several frames"

@@ -106,4 +106,4 @@ class LogitScale(nn.Module):
 
     def extra_repr(self) -> str:
         bounds = f"[{self.minimum}, {self.maximum}] at {self.bound_at}" if self._bounded else "unbounded"
-        return f"{self.param}, scale={self().item():.4g}, {bounds}"
+        return f"{self.param}, scale={self().detach().item():.4g}, {bounds}"
