@@ -601,7 +601,7 @@ def evaluate(arguments: list[str], as_json: bool) -> Any:
     cls = tasks.find(name)
     run, task = _options(f"evaluate {name}", EvaluateRun, cls, rest)
     from emblema.data import catalog
-    from emblema.engine.features import identity
+    from emblema.engine.features import identity, weights_id
     from emblema.model import load
     from emblema.report import page, result
 
@@ -618,6 +618,7 @@ def evaluate(arguments: list[str], as_json: bool) -> Any:
         model=model.name,
         fields={"task": _resolved(task), "precision": model.precision, "preprocess": model.preprocess.to_json()},
         data_hash=identity(tested),
+        weights=weights_id(model.vlm),
     )
     if run.out:
         result.append(run.out, line)

@@ -138,15 +138,24 @@ def test_a_path_is_a_system(tmp_path):
     assert code == 0 and "--sharpness" in out and "--optim.lr" in out
 
 
-def test_an_entry_point_is_a_system(tmp_path):
-    (tmp_path / "someones_package.py").write_text(MINE)
-    about = tmp_path / "someones_package-1.0.dist-info"
+def packaged(folder, source):
+    """A third party's installed package with a system; returns the path to run with."""
+    (folder / "someones_package.py").write_text(source)
+    about = folder / "someones_package-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: someones-package\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text("[emblema.methods]\nmy_idea = someones_package [pretrain]\n")
-    path = f"{PACKAGE.parent}:{tmp_path}"
-    code, out, error = run("list", "pretrain", PYTHONPATH=path)
+    return f"{PACKAGE.parent}:{folder}"
+
+
+def test_an_entry_point_is_a_system(tmp_path):
+    code, out, error = run("list", "pretrain", PYTHONPATH=packaged(tmp_path, MINE))
     assert code == 0 and "my_idea" in out, error
+
+
+def test_an_entry_point_that_cannot_be_imported_is_listed_with_its_error(tmp_path):
+    code, out, error = run("list", "pretrain", "--json", PYTHONPATH=packaged(tmp_path, "import no_such_module"))
+    assert code == 0 and "my_idea" in out and "no_such_module" in out and "slip" in out, error
 
 
 def test_deleting_a_system_breaks_nothing_else(copy_of_package):

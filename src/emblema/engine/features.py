@@ -140,6 +140,16 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def weights_id(module: nn.Module) -> str:
+    """Sixteen hexadecimal digits that stand for the weights: names and bytes, no code."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}:{tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+    return digest.hexdigest()[:16]
+
+
 def _is_setting(value: Any) -> bool:
     return isinstance(value, int | float | str | bool | tuple) or (is_dataclass(value) and not isinstance(value, type))
 
