@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from emblema.core.tokens import Tokens
-from emblema.encoders.block import Block, LayerNorm
+from emblema.encoders.block import LayerNorm, blocks
 from emblema.encoders.text import TextTower
 
 
@@ -55,17 +55,7 @@ class Bert(TextTower):
         self.positions = nn.Parameter(torch.empty(config.context_length, config.width))
         self.token_types = nn.Parameter(torch.empty(config.token_types, config.width))
         self.norm_embedded = LayerNorm(config.width, eps=config.eps)
-        self.blocks = nn.ModuleList(
-            Block(
-                config.width,
-                config.heads,
-                mlp_ratio=config.mlp_ratio,
-                activation=config.activation,
-                eps=config.eps,
-                post_norm=True,
-            )
-            for _ in range(config.depth)
-        )
+        self.blocks = blocks(config, post_norm=True)
         self.norm = nn.Identity()  # each block ends with its own
         self.projection = nn.Linear(config.width, dim, bias=config.projection_bias) if config.project else None
         self._initialise()

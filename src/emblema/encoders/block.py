@@ -6,6 +6,8 @@ pass is several times faster than the fused kernel, and the lengths met here are
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -140,3 +142,9 @@ class Block(nn.Module):
     def attention_weights(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attention probabilities for what enters this block: [B, heads, L, L]."""
         return self.attention.weights(x if self.post_norm else self.norm1(x), mask)
+
+
+def blocks(config: Any, *, post_norm: bool = False) -> nn.ModuleList:
+    """The layers that a tower's configuration describes."""
+    shape = {"mlp_ratio": config.mlp_ratio, "activation": config.activation, "eps": config.eps}
+    return nn.ModuleList(Block(config.width, config.heads, post_norm=post_norm, **shape) for _ in range(config.depth))

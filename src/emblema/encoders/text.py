@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from emblema.core.errors import PromptTooLong
 from emblema.core.tokens import Edit, Tokens
-from emblema.encoders.block import Attention, Block, LayerNorm, attend
+from emblema.encoders.block import Attention, Block, LayerNorm, attend, blocks
 from emblema.encoders.tokenizers import TextIds, Tokenizer
 from emblema.encoders.tower import Transformer
 
@@ -207,16 +207,7 @@ class TextTransformer(TextTower):
         self.pool_kind, self.pad_to_context = config.pool, config.pad_to_context
         self.words = nn.Embedding(config.vocab_size, config.width)
         self.positions = nn.Parameter(torch.empty(config.context_length, config.width))
-        self.blocks = nn.ModuleList(
-            Block(
-                config.width,
-                config.heads,
-                mlp_ratio=config.mlp_ratio,
-                activation=config.activation,
-                eps=config.eps,
-            )
-            for _ in range(config.depth)
-        )
+        self.blocks = blocks(config)
         self.norm = LayerNorm(config.width, eps=config.eps)
         self.projection = nn.Linear(config.width, dim, bias=config.projection_bias) if config.project else None
         if not config.project and config.width != dim:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emblema.core.tokens import Edit, Tokens
-from emblema.encoders.block import Block, LayerNorm
+from emblema.encoders.block import Block, LayerNorm, blocks
 from emblema.encoders.tower import ImageTower, Transformer
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -63,16 +63,7 @@ class ViT(Transformer, ImageTower):
         self.class_token = nn.Parameter(torch.randn(config.width) * config.width**-0.5) if config.class_token else None
         self.positions = nn.Parameter(torch.randn(side * side + config.class_token, config.width) * config.width**-0.5)
         self.norm_before = LayerNorm(config.width, eps=config.eps) if config.norm_before else nn.Identity()
-        self.blocks = nn.ModuleList(
-            Block(
-                config.width,
-                config.heads,
-                mlp_ratio=config.mlp_ratio,
-                activation=config.activation,
-                eps=config.eps,
-            )
-            for _ in range(config.depth)
-        )
+        self.blocks = blocks(config)
         self.norm = LayerNorm(config.width, eps=config.eps)
         self.map = AttentionPool(config) if config.pool == "map" else None
         if config.project:
