@@ -33,7 +33,7 @@ docs: setup  ## regenerate what is generated: README tables, method pages, resul
 bench: setup  ## the side-by-side speed comparisons
 	$(BIN)/python benchmarks/run.py
 
-model: setup  ## train the default model again (about two hours on two cores)
+model: setup  ## train the default model again (about an hour on two cores)
 	$(BIN)/pip install --quiet --editable '.[build]'
 	$(BIN)/python recipes/default_model.py
 
