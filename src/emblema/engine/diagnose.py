@@ -159,7 +159,7 @@ class Watch:
             return ""
         return (
             f"{share:.0%} of the captions of a batch repeat another one. A contrastive loss pushes such pairs apart "
-            "although they match. Use a method with duplicate-aware targets (unicl), more varied captions, "
+            "although they match. Use more varied captions, "
             "or a smaller batch."
         )
 

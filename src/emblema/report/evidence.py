@@ -12,11 +12,11 @@ from emblema.report import tables
 Line = Mapping[str, Any]
 HEADLINES = {  # what the README shows of the default model
     ("zero-shot", "emblem-objects"): {
-        "top1_heldout_colour": "drawings by colour art families never shown, 715 classes, top-1",
+        "top1_heldout_colour": "drawings by colour art families never shown, {classes} classes, top-1",
         "top5": "the same with the monochrome family, top-5",
     },
     ("zero-shot", "emblem-photos"): {
-        "top1": "real photographs, 159 classes, top-1",
+        "top1": "real photographs, {classes} classes, top-1",
         "mean_per_class": "the same, mean over classes",
     },
     ("retrieval", "emblems"): {
@@ -39,7 +39,9 @@ def headlines(lines: Iterable[Line], model: str = "default") -> str:
         for metric, what in HEADLINES.get((line["task"], line["data"]), {}).items():
             if metric in line["metrics"]:
                 shown = tables.formatted(metric, line["metrics"][metric])
-                rows.append([what, shown, f"{line['protocol']['name']} `{line['protocol']['hash']}`"])
+                rows.append(
+                    [what.format(**line["sizes"]), shown, f"{line['protocol']['name']} `{line['protocol']['hash']}`"]
+                )
     return tables.markdown(["", "% [95 % interval]", "protocol"], rows, "lr") if rows else ""
 
 
