@@ -222,3 +222,19 @@ def test_errors_teach():
         image_text_contrastive(z_image, z_text, 1.0, reduction="mean")
     with pytest.raises(ValueError, match="integers"):
         image_text_label_contrastive(z_image, z_text, torch.zeros(4), 1.0)
+
+
+def test_large_batches_are_computed_in_tiles_with_the_same_value_and_gradients(monkeypatch):
+    from emblema.objectives import contrastive
+
+    found = {}
+    for name, threshold in (("dense", 64), ("tiles", 63)):
+        monkeypatch.setattr(contrastive, "TILED_FROM", threshold)
+        torch.manual_seed(0)
+        raw = torch.randn(2, 64, 16, requires_grad=True)
+        scale = torch.tensor(20.0, requires_grad=True)
+        z_image, z_text = torch.nn.functional.normalize(raw, dim=-1)
+        loss = contrastive.image_text_contrastive(z_image, z_text, scale)
+        found[name] = [loss.detach(), *torch.autograd.grad(loss, (raw, scale))]
+    for dense, tiles in zip(found["dense"], found["tiles"]):
+        torch.testing.assert_close(tiles, dense, atol=1e-6, rtol=1e-5)

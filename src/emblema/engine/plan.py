@@ -17,6 +17,7 @@ from torch import nn
 from emblema.core.errors import EmblemaError
 from emblema.core.method import Optim
 from emblema.engine.precision import resolved
+from emblema.objectives.contrastive import TILED_FROM
 
 ACHIEVED = {"fp32": 0.55, "bf16": 0.16}  # share of the speed of a large matrix product that a training step reaches
 LOOP = 2.5  # a training step is forward and backward: 3 forwards; less what frozen and last layers save
@@ -108,7 +109,7 @@ def plan(
         "optimiser": 8 * trained,
         "activations": int(graph),
         "features": int(4 * vlm.dim * (views + 1) * (batch + own) * 2),
-        "logits (in tiles)": int(12e3 * batch) if batch > 1024 else 4 * 4 * own * batch,
+        "logits": int(12e3 * batch) if batch > TILED_FROM else 4 * 4 * own * batch,
         "pictures of 3 batches": 3 * own * views * 3 * vlm.image.image_size**2,
     }
     memory = {k: v for k, v in memory.items() if v}

@@ -20,7 +20,9 @@ from torch import Tensor
 
 from emblema.core.gather import gather, rank, world_size
 from emblema.objectives.checks import paired_unit_rows, unit_rows
+from emblema.objectives.tiled import tiled_contrastive
 
+TILED_FROM = 2048  # joint batches larger than this never hold the matrix of logits (`emblema.objectives.tiled`)
 Reduction = Literal["mean2", "sum"]
 Directions = Literal["both", "i2t", "t2i"]
 
@@ -99,7 +101,8 @@ def image_text_contrastive(
             no gradient.
 
     Returns:
-        A scalar >= 0 (for non-negative weights), the mean over the rows of this process.
+        A scalar >= 0 (for non-negative weights), the mean over the rows of this process. With the defaults, a joint
+        batch above `TILED_FROM` is computed in tiles, with the same value and gradients.
 
     Raises:
         ValueError: features that are not paired unit rows; targets of a wrong shape or with a row that does
@@ -110,6 +113,9 @@ def image_text_contrastive(
     paired_unit_rows(z_image=z_image, z_text=z_text)
     _one_of("reduction", reduction, ("mean2", "sum"))
     _one_of("directions", directions, ("both", "i2t", "t2i"))
+    plain = targets is None and targets_t2i is None and sample_weight is None
+    if plain and reduction == "mean2" and directions == "both" and len(z_image) * world_size() > TILED_FROM:
+        return tiled_contrastive(z_image, z_text, scale)
     if targets is not None and targets_t2i is None and directions != "i2t":
         targets_t2i = _transpose(targets)
     terms = []
