@@ -1,0 +1,187 @@
+"""Verbs that look: list, show, data. Cards only; torch is not imported."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from emblema.cli.common import parser_of, table
+from emblema.core import find
+from emblema.core.errors import EmblemaError, UnknownName
+
+HERE = Path(__file__).parent.parent
+DATA_VERBS = ("list", "show", "check", "build")
+LISTS = (*find.FAMILIES, "data", "tasks", "models")
+
+
+def list_(arguments: list[str], as_json: bool) -> Any:
+    parser = parser_of("list", "Systems, data sets, tasks and models, read from their cards.")
+    parser.add_argument("what", nargs="?", choices=LISTS, help="one list only")
+    parser.add_argument("--by", choices=("family", "section", "year", "framework"), default="family")
+    options = parser.parse_args(arguments)
+    wanted = (options.what,) if options.what else LISTS
+    found = {name: cards_of(name) for name in wanted}
+    if as_json:
+        return found[options.what] if options.what else found
+    systems = [c for name in wanted if name in find.FAMILIES for c in found[name]]
+    groups: dict[str, list[dict]] = {}
+    if options.by == "family":
+        groups = {name: [] for name in wanted if name in find.FAMILIES}
+    for card in systems if options.by == "family" else sorted(systems, key=lambda c: str(c.get(options.by, ""))):
+        groups.setdefault(str(card.get(options.by, "")), []).append(card)
+    for name, cards in groups.items():
+        rows = [(c["name"], c["year"], c["section"], c["title"]) for c in cards]
+        table(("system", "year", "survey", "paper"), rows or [("none yet", "", "", "")], f"{name} ({len(cards)})")
+    if "data" in found:
+        rows = [(c["name"], c.get("task", ""), _sizes(c), c.get("title", "")) for c in found["data"]]
+        table(("data set", "task", "records", ""), rows, f"data ({len(rows)})")
+    if "tasks" in found:
+        rows = [(c["name"], c["metric"], c["title"]) for c in found["tasks"]]
+        table(("task", "metric", ""), rows, f"tasks ({len(rows)})")
+    if "models" in found:
+        rows = [(c["name"], c["where"]) for c in found["models"]]
+        table(("model", "where"), rows, f"models ({len(rows)})")
+    return found
+
+
+def cards_of(kind: str) -> list[dict[str, Any]]:
+    if kind in find.FAMILIES:
+        return find.cards(kind)
+    if kind == "tasks":
+        from emblema import tasks
+
+        return tasks.cards()
+    if kind == "data":
+        from emblema.data import catalog
+
+        return catalog.cards()
+    shipped = sorted((HERE / "models").glob("*/config.json"))
+    return [
+        *({"name": path.parent.name, "where": "ships with the package"} for path in shipped),
+        {"name": "FOLDER", "where": "a checkpoint folder of emblema, open_clip or Hugging Face"},
+        {"name": "open_clip:ARCHITECTURE/TAG", "where": "needs open_clip and, the first time, the network"},
+        {"name": "hf:OWNER/NAME", "where": "from the local hub cache, else the network"},
+    ]
+
+
+def _sizes(card: dict[str, Any]) -> str:
+    return ", ".join(f"{split} {n:,}" for split, n in (card.get("sizes") or {}).items()) or "-"
+
+
+def show(arguments: list[str], as_json: bool) -> Any:
+    parser = parser_of("show", "Card, equation, settings and command of a system, task or data set.")
+    parser.add_argument("name", help="a name from `emblema list`, or a path to a .py file")
+    card, path = find_card(parser.parse_args(arguments).name)
+    kind = card["family"]
+    if kind == "data":
+        return _show_data(card)
+    from emblema.report.docs import COMMANDS, fields_of
+
+    found = fields_of(path) if path else []
+    name = card["name"]
+    command = COMMANDS[kind].format(name=name) if kind in COMMANDS else f"emblema evaluate {name} --data NAME"
+    if as_json:
+        return {**card, "fields": found, "command": command}
+    print(f"{name}: {card['title']}")
+    for key in ("paper", "year", "section", "framework", "reads", "needs", "objectives", "metric", "claim", "oracle"):
+        value = card.get(key)
+        if value:
+            print(f"  {key:<11}{', '.join(value) if isinstance(value, tuple | list) else value}")
+    if card.get("equation"):
+        print(f"\n  {card['equation']}\n")
+    if found:
+        table(("setting", "default", "type", ""), [(f["name"], f["default"], f["type"], f["help"]) for f in found])
+    for text in card.get("deviations", ()):
+        print(f"  deviates: {text}")
+    print(f"\n  {command}")
+    return None
+
+
+def find_card(name: str) -> tuple[dict[str, Any], Path | None]:
+    if name.endswith(".py"):
+        if not Path(name).exists():
+            raise EmblemaError(f"no file {name}: give the path of a .py file that defines a system")
+        return find.read_card(Path(name)) | {"family": "pretrain"}, Path(name)
+    known = []
+    for family in find.FAMILIES:
+        for card in find.cards(family):
+            known.append(card["name"])
+            if card["name"] == name:
+                path = HERE / family / f"{name}.py"
+                return card, path if path.exists() else None
+    for kind in ("tasks", "data"):
+        for card in cards_of(kind):
+            known.append(card["name"])
+            if card["name"] == name:
+                path = HERE / "tasks" / f"{card['file']}.py" if kind == "tasks" else None
+                return card | {"family": kind}, path
+    raise UnknownName("system, task or data set", name, known)
+
+
+def _show_data(card: dict[str, Any]) -> Any:
+    card = {k: v for k, v in card.items() if k != "family"}
+    width = max(map(len, card))
+    for key, value in card.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+        text = _sizes(card) if key == "sizes" else str(shown)
+        print(f"{key:<{width}}  {text if len(text) < 400 else text[:400] + ' ...'}")
+    return card
+
+
+# -- data ----------------------------------------------------------------------------------------------------
+
+
+def data(arguments: list[str], as_json: bool) -> Any:
+    verb = arguments[0] if arguments else "--help"
+    if verb in ("-h", "--help"):
+        print("usage: emblema data list | show NAME | check [NAME_OR_PATH ...] | build [...]")
+        return None
+    if verb not in DATA_VERBS:
+        raise UnknownName("data verb", verb, list(DATA_VERBS))
+    if verb == "list":
+        return list_(["data", *arguments[1:]], as_json)
+    if verb == "build":
+        return _build_data(arguments[1:])
+    parser = parser_of(
+        f"data {verb}", "The card of a data set." if verb == "show" else "Do the files say what the cards say?"
+    )
+    parser.add_argument("names", nargs=1 if verb == "show" else "*", help="names of bundled sets, or paths")
+    names = parser.parse_args(arguments[1:]).names
+    if verb == "check":
+        return _check_data(names)
+    return _show_data(_data_card(names[0]))
+
+
+def _data_card(name: str) -> dict[str, Any]:
+    from emblema.data import catalog
+
+    for card in catalog.cards():
+        if card["name"] == name:
+            return card
+    records = catalog.load(name)  # a path, or an error that suggests names
+    card = {f.name: getattr(records.card, f.name) for f in fields(records.card)}
+    return {**card, "class_names": records.class_names[:50], "report": str(records.report)}
+
+
+def _check_data(names: list[str]) -> Any:
+    """A report a set; what needs a look is said, and nothing is changed."""
+    from rich.console import Console
+
+    from emblema.data import catalog
+    from emblema.data.check import check
+
+    found = []
+    for name in names or [n for n in catalog.names() if n not in catalog.GENERATED]:
+        report = check(name, threads=os.cpu_count() or 1)
+        Console(file=sys.stdout).print(report)
+        found.append(report.to_json())
+    return found
+
+
+def _build_data(arguments: list[str]) -> None:
+    from emblema.data.build.__main__ import main as build
+
+    build(arguments)
