@@ -236,6 +236,7 @@ def test_a_run_with_all_defaults_ends_in_a_folder_that_loads(tmp_path):
     """Real pictures, views, tokenizer, objective and checkpoint format."""
     from PIL import Image
 
+    from emblema.engine.train import preprocess_of
     from emblema.frameworks.checkpoint import load
     from emblema.pretrain.clip import CLIP
 
@@ -247,7 +248,9 @@ def test_a_run_with_all_defaults_ends_in_a_folder_that_loads(tmp_path):
 
     method = CLIP(arch="tiny", optim=Optim(batch_size=16, chunk=8, ema=0.5, patch_drop=0.25))
     model = method.fit(Plain(), tmp_path, steps=4, quiet=True).vlm_
-    again = load(tmp_path / "model").vlm
+    saved = load(tmp_path / "model")
+    again = saved.vlm
+    assert saved.preprocess == preprocess_of(model) and saved.preprocess.mode == "pad"  # as while training
     texts = ["a red square", "a blue square"]
     torch.testing.assert_close(again.encode_text(texts), model.encode_text(texts))
     assert method.fit(Plain(), tmp_path, steps=4, quiet=True).vlm_ is not model  # from its checkpoint

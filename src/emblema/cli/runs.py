@@ -119,7 +119,6 @@ def pretrain(arguments: list[str], as_json: bool) -> Any:
         evaluate=_while_training(run.evaluate) if run.evaluate else None,
         evaluate_every=run.evaluate_every,
         tensorboard=run.tensorboard,
-        save_model=lambda vlm, folder: _save(vlm, folder, method, run.data),
     )
     model = str(Path(run.out) / "model") if run.out else None
     if not as_json:
@@ -136,21 +135,10 @@ def pretrain(arguments: list[str], as_json: bool) -> Any:
     }
 
 
-def _save(vlm: Any, folder: Path, method: Any, data_name: str) -> None:
-    """The finished model as a folder that `--model` takes."""
-    from emblema.core.preprocess import Preprocess
-    from emblema.data.templates import templates_for
-    from emblema.frameworks.checkpoint import save
-    from emblema.frameworks.two_tower import architecture
-
-    config = method.config() if hasattr(method, "config") else architecture(method.arch)
-    save(folder, vlm, config, Preprocess(size=vlm.image.image_size), list(templates_for(data_name)))
-
-
 def _while_training(name: str) -> Any:
     """Zero-shot accuracy on the validation split; the test split is never handed to a run."""
-    from emblema.core.preprocess import Preprocess
     from emblema.data import catalog
+    from emblema.engine.train import preprocess_of
     from emblema.model import Model
     from emblema.tasks.zero_shot import ZeroShot
 
@@ -159,7 +147,7 @@ def _while_training(name: str) -> Any:
 
     def evaluate(vlm: Any, step: int) -> dict[str, float]:
         twin = copy.deepcopy(vlm)  # a model freezes what it is given
-        model = Model(twin, Preprocess(size=vlm.image.image_size), precision="fp32", cache=False)
+        model = Model(twin, preprocess_of(vlm), precision="fp32", cache=False)
         outcome = ZeroShot(resamples=1).run(model, held_out)
         return {k: outcome.metrics[k].value for k in ("top1", "top5", "ece")}
 

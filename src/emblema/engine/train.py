@@ -24,6 +24,7 @@ from emblema.core.batch import Batch, Dataset
 from emblema.core.errors import BadCheckpoint, EmblemaError
 from emblema.core.gather import rank
 from emblema.core.method import Optim
+from emblema.core.preprocess import Preprocess
 from emblema.engine import checkpoint, distributed, seed
 from emblema.engine.diagnose import NotFinite, Watch
 from emblema.engine.loader import CANVAS_MODE, Loader
@@ -160,7 +161,7 @@ def run_pretraining(
             module.load_state_dict(state.ema.module.state_dict())
         vlm.eval()
         if run is not None and first:
-            _save(vlm, method, run / "model", save_model)
+            _save(vlm, method, data, run / "model", save_model)
         distributed.barrier()
         return vlm
 
@@ -288,15 +289,19 @@ def _stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _save(vlm: VLM, method: Any, folder: Path, save_model: SaveModel | None) -> None:
+def preprocess_of(vlm: VLM) -> Preprocess:
+    """How pictures were prepared while the model was trained: evaluate and save it with the same."""
+    return Preprocess(size=getattr(vlm.image, "image_size", 224), mode=CANVAS_MODE)
+
+
+def _save(vlm: VLM, method: Any, data: Dataset, folder: Path, save_model: SaveModel | None) -> None:
     """Write the finished model as a checkpoint folder that `emblema.load` reads."""
     if save_model is not None:
         save_model(vlm, folder)
         return
-    from emblema.core.preprocess import Preprocess
+    from emblema.data.templates import templates_for
     from emblema.frameworks import checkpoint as folders
     from emblema.frameworks.two_tower import architecture
 
     shape = method.config() if hasattr(method, "config") else architecture(method.arch)
-    size = getattr(vlm.image, "image_size", 224)
-    folders.save(folder, vlm, shape, Preprocess(size=size, mode=CANVAS_MODE), ["a photo of a {}."])
+    folders.save(folder, vlm, shape, preprocess_of(vlm), list(templates_for(data.card.name)))
