@@ -19,7 +19,7 @@ from PIL import Image
 from emblema.core.batch import Record
 from emblema.core.boxes import Boxes, Masks
 from emblema.core.card import DatasetCard
-from emblema.core.errors import BadData
+from emblema.core.errors import BadData, SealedSplit
 from emblema.data.bundled import read_bundled
 from emblema.data.catalog import FOLDER, GENERATED
 from emblema.data.colours import colour_name
@@ -98,7 +98,7 @@ class Scenes(Records):
         self.seed, self.size, self.things, self.novel_in_train = seed, size, things, novel_in_train
         self.base, self.novel = list(base), list(novel)
         sizes = dict(sizes or SIZES)
-        self.starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist()))
+        self.made: tuple[str, ...] = _SPLITS  # splits whose scenes it makes
         self.folder = folder or FOLDER
         self._stock: dict[Any, Any] = {}
         keys = [f"scene/{seed}/{split}/{i}" for split, n in sizes.items() for i in range(n)]
@@ -116,11 +116,19 @@ class Scenes(Records):
         return list(self.base)
 
     def record(self, row: int) -> Record:
-        split = self.columns["split"][row]
-        return self.scene(row - self.starts[split], split)
+        *_, split, number = self.columns["key"][row].split("/")
+        return self.scene(int(number), split)
+
+    def alone(self) -> Scenes:
+        """As of any records; the twin makes no scene of a split that it does not hold."""
+        twin = super().alone()
+        twin._stock, twin.made = {}, tuple(twin.splits)
+        return twin
 
     def scene(self, number: int, split: str = "train") -> Record:
-        """Scene `number` of a split; any number from 0 on."""
+        """Scene `number` of a split; any number from 0 on. Raises `SealedSplit` for a split that is out of reach."""
+        if split not in self.made:
+            raise SealedSplit(f"scenes of the {split} split are not to be had here, only {', '.join(self.made)}")
         stock = self._stickers(split)
         random = np.random.default_rng((self.seed, _SPLITS.index(split), number))
         backdrop = self._backdrop(random, split)
