@@ -96,7 +96,7 @@ class Scenes(Records):
     ):
         base, novel = CATEGORIES[categories] if isinstance(categories, str) else categories
         self.seed, self.size, self.things, self.novel_in_train = seed, size, things, novel_in_train
-        self.base, self.novel = list(base), list(novel)
+        self.base, self.novel, self.drawn = list(base), list(novel), [*base, *novel]
         sizes = dict(sizes or SIZES)
         self.made: tuple[str, ...] = _SPLITS  # splits whose scenes it makes
         self.folder = folder or FOLDER
@@ -136,7 +136,7 @@ class Scenes(Records):
         alpha = _paint(backdrop, placed)
         visible = [p for p, a in zip(placed, alpha) if a.any()]
         masks = np.stack([a for a in alpha if a.any()])
-        captions = describe(visible, self.class_names)
+        captions = describe(visible, self.drawn)
         return Record(
             key=f"scene/{self.seed}/{split}/{number}",
             image=Image.fromarray(backdrop),
@@ -192,16 +192,16 @@ class Scenes(Records):
         """{class: numbers of its stickers} that scenes of this split may show."""
         kind = "test" if split == "test" else "train"
         if kind not in self._stock:
-            names = self.class_names if kind == "test" or self.novel_in_train else self.base
+            names = self.drawn if kind == "test" or self.novel_in_train else self.base
             objects = read_bundled("emblem-objects", self.folder).split(kind).where(label_name=names)
             stickers = self._stock.setdefault("stickers", [])
-            found: dict[int, list[int]] = {self.class_names.index(n): [] for n in names}
+            found: dict[int, list[int]] = {self.drawn.index(n): [] for n in names}
             for record in objects:
                 if record.domain not in MONOCHROME:
-                    label = self.class_names.index(objects.class_names[record.label or 0])
+                    label = self.drawn.index(objects.class_names[record.label or 0])
                     found[label].append(len(stickers))
                     stickers.append(_sticker(record.image, label))
-            if bare := [self.class_names[c] for c, numbers in found.items() if not numbers]:
+            if bare := [self.drawn[c] for c, numbers in found.items() if not numbers]:
                 raise BadData(f"no {kind} sticker in emblem-objects for {', '.join(bare)}: choose other categories")
             self._stock[kind] = found
             self._stock["resized"] = cache(lambda number, side: _resized(stickers[number].image, side))
