@@ -27,7 +27,7 @@ with your own pictures
   search FOLDER "a red fish"                     pictures that fit the words, best first
 
 systems of the survey
-  list [pretrain|transfer|distill|data|tasks|models] [--by section]
+  list [pretrain|transfer|distill|data|tasks|protocols|models] [--by section]
   show NAME                                      card, equation, settings, command
   pretrain SYSTEM --data emblems --out runs/x    SYSTEM is a name or a path to your own .py file
   plan pretrain SYSTEM --batch 32768             parameters and memory before a run

@@ -54,5 +54,9 @@ class BadData(EmblemaError):
     """A data set, file or batch cannot be used as it is."""
 
 
+class SealedSplit(EmblemaError):
+    """Code that fits or selects asked for pictures that its protocol keeps from it: the test split, above all."""
+
+
 class BadCheckpoint(EmblemaError):
     """A checkpoint is incomplete, of another architecture, or of an unknown format."""
