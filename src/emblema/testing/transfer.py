@@ -102,10 +102,12 @@ def check_saved(system: Any, model: Any, test: Records, logits: Tensor, name: st
 
 
 def check_other_classes(system: Any, test: Records, name: str) -> None:
+    some = system.class_names_[2:0:-1]
+    check_logits(system.for_classes(some).predict(test), len(test), 2, name)
     try:
         other = system.for_classes(["tree", "house", "moon"])
     except ClosedClasses:
         return
     check_logits(other.predict(test), len(test), 3, name)
     same = system.for_classes(system.class_names_).predict(test)
-    assert torch.allclose(same, system.predict(test), atol=1e-5), f"{name}.for_classes() of its own classes differs"
+    assert torch.allclose(same, system.predict(test), atol=1e-4), f"{name}.for_classes() of its own classes differs"
