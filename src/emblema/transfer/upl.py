@@ -34,7 +34,7 @@ class UPL(Transfer):
         claim="without labels, UPL's accuracy beats zero-shot",
         oracle="the selection against numpy; true labels and all pictures: CoOp",
         deviations=(
-            "members of the ensemble see the same batches and differ in how they begin; officially 16 runs differ in both",
+            "members of the ensemble see the same batches and differ in their start; officially 16 runs differ in both",
             "pseudo-labels come from this model alone (UPL* averages several)",
         ),
     )
