@@ -58,7 +58,11 @@ def failure(capsys, *arguments):
     return lines[0]
 
 
-@pytest.mark.parametrize("arguments", [["list"], ["--help"], ["list", "--json"], ["show", "clip"], ["list", "protocols"], ["show", "few-shot"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments",
+    [["list"], ["--help"], ["list", "--json"], ["show", "clip"], ["list", "protocols"], ["show", "few-shot"]],
+    ids=" ".join,
+)
 def test_fast_and_without_torch(arguments):
     env = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])}
     best = 9.0
