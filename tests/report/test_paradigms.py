@@ -6,10 +6,15 @@ from emblema.report import docs, figures, paradigms
 
 def line(system, data, labels, value, low=None, high=None):
     return {
-        "system": system, "data": data, "labels": labels, "metrics": {"top1": {"value": value, "low": low, "high": high}},
-        "fields": {"title": system.title()}, "sizes": {"classes": 10, "images": 99}, "command": "emblema bench paradigms",
+        "system": system,
+        "data": data,
+        "labels": labels,
+        "metrics": {"top1": {"value": value, "low": low, "high": high}},
+        "fields": {"title": system.title()},
+        "sizes": {"classes": 10, "images": 99},
         "protocol": {"name": f"few-shot/{data}/{labels}-shot", "hash": "h"},
-    }  # fmt: skip
+        "command": "emblema bench paradigms",
+    }
 
 
 LINES = [
