@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import IO, Any
 
 from emblema import __version__
+from emblema.cli.bench import bench
 from emblema.cli.look import data, list_, show
 from emblema.cli.pictures import classify, search
 from emblema.cli.runs import evaluate, plan, pretrain, report
@@ -36,6 +37,7 @@ systems of the survey
 
 measuring
   evaluate TASK --data emblem-objects            zero-shot, retrieval, linear-probe
+  bench paradigms                                the survey's five paradigms, accuracy against labels
   report FILES                                   tables from result lines
   data list|show|check|build                     the data sets
 
@@ -52,6 +54,7 @@ VERBS = {
     "evaluate": evaluate,
     "classify": classify,
     "search": search,
+    "bench": bench,
     "report": report,
     "plan": plan,
 }

@@ -87,7 +87,7 @@ class Retrieval(Task):
         texts = list(dict.fromkeys(t for _, t in captions)) if self.merge else [t for _, t in captions]
         index = {t: j for j, t in enumerate(texts)}
         pairs = torch.tensor([(i, index[t] if self.merge else j) for j, (i, t) in enumerate(captions)])
-        z_image, z_text = model.features(data), model.embed_texts(texts)
+        z_image, z_text = model.features(data), model.text_features(texts)
         found = score(z_image, z_text, pairs, self.pool, self.resamples)
         return Outcome(metrics=found, sizes={"images": len(z_image), "captions": len(texts), "pairs": len(pairs)})
 
