@@ -5,7 +5,8 @@ from emblema.core.errors import BadData
 from emblema.tasks import wording as words
 from emblema.tasks import zero_shot
 from emblema.tasks.base import labels_of
-from emblema.tasks.zero_shot import ZeroShot, score
+from emblema.tasks.classification import score
+from emblema.tasks.zero_shot import ZeroShot
 from emblema.testing import tiny_model
 from emblema.testing.squares import NAMES, squares
 
@@ -22,7 +23,8 @@ def test_score_by_hand():
     table = {row["class"]: row for row in outcome.tables["per_class"]}
     assert table["b"] == {"class": "b", "images": 2, "top1": 0.5, "taken_for": "a"}
     assert [row["domain"] for row in outcome.tables["per_domain"]] == ["noto", "openmoji"]
-    several = [i for name, i in outcome.metrics.items() if name != "top1/novel"]  # of one image there is no interval
+    assert value["closed/base"] == pytest.approx(2 / 3) and value["closed/novel"] == 1 and value["top1/harmonic"] == 0
+    several = [i for name, i in outcome.metrics.items() if not name.endswith("/novel")]  # of one image there is no interval
     for interval in several:
         assert interval.low <= interval.value <= interval.high
 
