@@ -28,14 +28,14 @@ def test_domains_by_hand():
     data = squares().split("test")  # domains noto, openmoji, emojione in turn
     found = Robustness(resamples=50).run(Right(0, 3, 1), data)
     value = {k: v.value for k, v in found.metrics.items()}
-    assert value["top1/reference"] == 1 and value["top1/shift"] == 0.25 and value["gap"] == 0.75
+    assert value["top1_reference"] == 1 and value["top1_shift"] == 0.25 and value["gap"] == 0.75
     assert (value["top1/noto"], value["top1/openmoji"], value["top1/emojione"]) == (1, 0.5, 0)
-    assert value["top1/mean_over_domains"] == 0.5 and value["top1/worst_domain"] == 0
+    assert value["mean_over_domains"] == 0.5 and value["worst_domain"] == 0
     assert {r["domain"]: r["side"] for r in found.tables["per_domain"]} == {
         "noto": "reference", "openmoji": "shift", "emojione": "shift",
     }  # fmt: skip
     named = Robustness(resamples=5, reference="openmoji").run(Right(0, 3, 1), data)
-    assert named.metrics["top1/shift"].value == 0.5 and named.metrics["top1/reference"].value == 0.5
+    assert named.metrics["top1_shift"].value == 0.5 and named.metrics["top1_reference"].value == 0.5
 
 
 def logit(p):
@@ -62,7 +62,7 @@ def test_effective_robustness_against_result_lines(tmp_path):
     assert [row["baseline"] for row in outcome.tables["baselines"]] == ["weak/none", "strong/none"]
     # a baseline lies on the line that goes through two of them
     assert outcome.metrics["effective_robustness"].value == pytest.approx(0, abs=1e-6)
-    mean = sum(row["top1/shift"] for row in outcome.tables["baselines"]) / 2
+    mean = sum(row["top1_shift"] for row in outcome.tables["baselines"]) / 2
     assert outcome.metrics["relative_robustness"].value == pytest.approx(0.25 - mean)
     better = task.run(Right(0, 1, 4), data)
     assert better.metrics["effective_robustness"].value == pytest.approx(0.25)
@@ -88,4 +88,4 @@ def test_data_of_one_side_teach():
 
 def test_a_model_is_measured_too():
     found = Robustness(resamples=5).evaluate(tiny_model(cache=False, precision="fp32"), squares().split("test"))
-    assert {"top1/reference", "top1/shift", "gap"} <= set(found["metrics"]) and found["protocol"]["templates"]
+    assert {"top1_reference", "top1_shift", "gap"} <= set(found["metrics"]) and found["protocol"]["templates"]

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-PER_CENT = ("top", "mean_per_class", "ece", "R@", "recall", "mIoU")
+PER_CENT = (  # parts of the names of shares
+    *("top", "mean_per_class", "ece", "R@", "recall", "mIoU", "mAP", "roc_auc", "hca", "mta", "accuracy", "closed"),
+    *("all_right", "gap", "robustness", "domain"),
+)
 
 
 def formatted(name: str, metric: Mapping[str, float | None]) -> str:

@@ -15,6 +15,7 @@ from emblema.data.video import by_folder
 from emblema.tasks import metrics
 from emblema.tasks.base import Outcome, Predictor, Task, labels_of
 from emblema.tasks.classification import scored
+from emblema.tasks.clips import Frames
 from emblema.tasks.probe import COARSE, HALVINGS, probed
 from emblema.tasks.protocols import template_id
 from emblema.tasks.statistics import bootstrap, mean_of
@@ -56,6 +57,8 @@ class Action(Task):
         both = (metrics.top(rank, 1) + metrics.top(rank, 5)) / 2
         headline = {"top1_top5_mean": bootstrap(mean_of(both), len(both), resamples=self.resamples)}
         outcome.metrics = headline | outcome.metrics
+        for row in outcome.predictions:
+            row["image"] = Frames(data, 1)[row["index"]].image  # the middle one
         outcome.sizes = {"clips": outcome.sizes.pop("images"), **outcome.sizes, **sizes}
         outcome.notes += [f"{self.frames} frames a clip, pooled", *notes]
         return outcome

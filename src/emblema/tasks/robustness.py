@@ -35,7 +35,7 @@ class Robustness(Task):
         name="robustness",
         title="Robustness over domains",
         section="3.4 classification",
-        metric="top1/shift",
+        metric="top1_shift",
         needs=("labels", "domains"),
     )
     reference: str = ""  # the domains that count as unshifted, separated by commas; default: all but the held-out ones
@@ -67,11 +67,11 @@ class Robustness(Task):
             return bootstrap(statistic, n, resamples=self.resamples, strata=shifted.long())
 
         out = {
-            "top1/reference": part(~shifted),
-            "top1/shift": part(shifted),
+            "top1_reference": part(~shifted),
+            "top1_shift": part(shifted),
             "gap": whole(_both(right, shifted, lambda reference, shift: reference - shift)),
-            "top1/mean_over_domains": whole(_over(right, list(at.values()), "mean")),
-            "top1/worst_domain": whole(_over(right, list(at.values()), "min")),
+            "mean_over_domains": whole(_over(right, list(at.values()), "mean")),
+            "worst_domain": whole(_over(right, list(at.values()), "min")),
         }
         out |= {f"top1/{name}": part(inside) for name, inside in at.items()}
         side = {name: "shift" if shifted[inside][0] else "reference" for name, inside in at.items()}
@@ -86,7 +86,7 @@ class Robustness(Task):
             mean = sum(shift for *_, shift in points) / len(points)
             out["effective_robustness"] = whole(_both(right, shifted, lambda r, s: s - expected(r)))
             out["relative_robustness"] = whole(_both(right, shifted, lambda r, s: s - mean))
-            tables["baselines"] = [{"baseline": b, "top1/reference": r, "top1/shift": s} for b, r, s in points]
+            tables["baselines"] = [{"baseline": b, "top1_reference": r, "top1_shift": s} for b, r, s in points]
             notes.append(f"trend of {len(points)} baselines: logit(shift) = {slope:.3g} logit(ref.) + {height:.3g}")
         sizes = {"images": n, "reference": int((~shifted).sum()), "shift": int(shifted.sum()), "domains": len(at)}
         return Outcome(metrics=out, tables=tables, sizes=sizes, notes=notes)
@@ -140,7 +140,7 @@ class Robustness(Task):
                 "reference domains: evaluate the baseline with the same split and settings, and --out"
             )
         value = lambda r, k: r["metrics"][k]["value"]
-        return [(f"{r['system']}/{r['model']}", value(r, "top1/reference"), value(r, "top1/shift")) for r in same]
+        return [(f"{r['system']}/{r['model']}", value(r, "top1_reference"), value(r, "top1_shift")) for r in same]
 
     def options(self) -> dict:
         baselines = [Path(b.strip()).name for b in self.baseline.split(",") if b.strip()]
