@@ -23,9 +23,13 @@ def test_score_by_hand():
     table = {row["class"]: row for row in outcome.tables["per_class"]}
     assert table["b"] == {"class": "b", "images": 2, "top1": 0.5, "taken_for": "a"}
     assert [row["domain"] for row in outcome.tables["per_domain"]] == ["noto", "openmoji"]
-    assert value["closed/base"] == pytest.approx(2 / 3) and value["closed/novel"] == 1 and value["top1/harmonic"] == 0
+    assert (
+        value["top1/base_among_base"] == pytest.approx(2 / 3)
+        and value["top1/novel_among_novel"] == 1
+        and value["top1/harmonic"] == 0
+    )
     several = [
-        i for name, i in outcome.metrics.items() if not name.endswith("/novel")
+        i for name, i in outcome.metrics.items() if not name.startswith("top1/novel")
     ]  # of one image there is no interval
     for interval in several:
         assert interval.low <= interval.value <= interval.high

@@ -48,8 +48,8 @@ def score(
 ) -> Outcome:
     """Metrics, breakdown and tables from logits [N, C].
 
-    `top1/base`, `top1/novel` choose among all classes (generalised); `closed/base`, `closed/novel` among the classes
-    of their own half, as base-to-novel protocols do (CoCoOp, 2203.05557). `harmonic` is that of the two.
+    `top1/base`, `top1/novel` choose among all classes (generalised); `top1/base_among_base`, `top1/novel_among_novel`
+    among the classes of their own half, as base-to-novel protocols do (CoCoOp, 2203.05557).
     """
     n, classes = logits.shape
     rank = metrics.ranks(logits, labels)
@@ -89,11 +89,12 @@ def score(
         closed = metrics.top(
             metrics.ranks(logits.masked_fill(is_base[labels][:, None] ^ is_base, -torch.inf), labels), 1
         )
-        for name, right in (("top1", first), ("closed", closed)):
-            for half, inside in (("base", is_base[labels]), ("novel", ~is_base[labels])):
-                part(f"{name}/{half}", inside, right)
-            if is_base[labels].any() and not is_base[labels].all():
-                out[f"{name}/harmonic"] = interval(harmonic_of(right, is_base[labels]))
+        for half, inside in (("base", is_base[labels]), ("novel", ~is_base[labels])):
+            part(f"top1/{half}", inside)
+            part(f"top1/{half}_among_{half}", inside, closed)
+        if is_base[labels].any() and not is_base[labels].all():
+            out["top1/harmonic"] = interval(harmonic_of(first, is_base[labels]))
+            out["top1/harmonic_among_own"] = interval(harmonic_of(closed, is_base[labels]))
     return Outcome(
         metrics=out,
         tables=tables,
