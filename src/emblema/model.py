@@ -141,6 +141,13 @@ class Model:
             return Features.compute(self.encoder, data, level)[name]
         return self.cache.read(self.encoder, data, level)[name]
 
+    def file_features(self, paths: Sequence[Path]) -> tuple[Tensor, Errors]:
+        """As `try_images` of files, but from the cache where the same files were read before."""
+        if self.cache is None:
+            return self.try_images(paths)
+        parts, errors = self.cache.files(self.encoder, paths)
+        return parts["pooled"], errors
+
 
 def as_sources(images: Any) -> list[Any]:
     """A list of what `emblema.data.pictures` opens; arrays become PIL images."""

@@ -243,3 +243,22 @@ def test_few_texts_and_nameless_tokenizers_are_computed_each_time(tmp_path):
     assert torch.equal(cache.texts(reader(), TEXTS[:2]), reader().texts(TEXTS[:2]))
     assert cache.texts(encoder(), TEXTS).shape == (80, 32)  # the byte tokenizer of tests has no identity
     assert not (tmp_path / "features").exists()
+
+
+def test_files_are_encoded_once_with_what_is_wrong_with_them(tmp_path, monkeypatch):
+    paths = [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "broken.png"]
+    for grey, path in zip((10, 200), paths):
+        Image.new("RGB", (32, 32), (grey,) * 3).save(path)
+    paths[2].write_text("no picture")
+    cache, e = Features(tmp_path / "cache"), encoder()
+    first, errors = cache.files(e, paths)
+    real = e.images
+    monkeypatch.setattr(e, "images", None)  # would fail if called
+    second, again = cache.files(e, paths)
+    assert torch.equal(first["pooled"][:2], second["pooled"][:2]) and again == errors and errors[0][0] == 2
+    assert torch.isnan(second["pooled"][2]).all()
+    monkeypatch.setattr(e, "images", real)
+    Image.new("RGB", (32, 32), (90, 0, 0)).save(paths[0])
+    os.utime(paths[0], ns=(1, 1))
+    changed, _ = cache.files(e, paths)
+    assert not torch.equal(changed["pooled"][0], first["pooled"][0])

@@ -5,8 +5,9 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from emblema.core.errors import BadData
-from emblema.tasks import linear_probe
-from emblema.tasks.linear_probe import LinearProbe, choose_c, fit, stratified
+from emblema.tasks import probe as probing
+from emblema.tasks.linear_probe import LinearProbe
+from emblema.tasks.probe import choose_c, fit, stratified
 from emblema.testing import tiny_model
 from emblema.testing.squares import squares
 
@@ -43,9 +44,7 @@ def test_a_warm_start_ends_at_the_same_place_sooner(digits):
 
 def test_the_gradient_is_that_of_autograd(monkeypatch):
     seen = {}
-    monkeypatch.setattr(
-        linear_probe, "lbfgs", lambda objective, w, tol, steps: seen.setdefault("f", objective) and (w, 0)
-    )
+    monkeypatch.setattr(probing, "lbfgs", lambda objective, w, tol, steps: seen.setdefault("f", objective) and (w, 0))
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(20, 5, generator=g), torch.randint(3, (20,), generator=g)
     fit(x, y, 3, 2.0)
@@ -101,8 +100,8 @@ class Locked:
 
 def test_the_test_split_is_read_after_the_choice(monkeypatch):
     log, data = [], squares()
-    real = linear_probe.choose_c
-    monkeypatch.setattr(linear_probe, "choose_c", lambda *a: log.append("chosen") or real(*a))
+    real = probing.choose_c
+    monkeypatch.setattr(probing, "choose_c", lambda *a: log.append("chosen") or real(*a))
     model = tiny_model(cache=False, precision="fp32")
     test = Locked(data.split("test"), log)
     LinearProbe(resamples=10).run(model, test, train=data.split("train"), val=data.split("val"))

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent / "bundled"
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
+VIDEOS = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".mpg", ".mpeg", ".m4v")
 LAYOUTS = {
     "image-folder": "a folder a class, or pictures without labels",
+    "video-folder": "a folder of video files a class",
     "sidecar": "pictures with a .txt of the same name",
     "table": "CSV, TSV, JSON or JSONL of pairs",
     "parquet": "parquet of pairs",
@@ -141,7 +143,7 @@ def read_path(path: str | Path, on_broken: OnBroken = "skip") -> Records:
         return read_sidecar(files[0], on_broken)
     from emblema.data.image_folder import read_image_folder
 
-    return read_image_folder(files[0], on_broken)
+    return read_image_folder(files[0], on_broken, VIDEOS if layout == "video-folder" else PICTURES)
 
 
 def sniff(path: str | Path) -> tuple[str, list[Path]]:
@@ -204,6 +206,8 @@ def _sniff_folder(folder: Path) -> tuple[str, list[Path]]:
         stems = {f.with_suffix("") for f in of(".txt")}
         captioned = sum(f.with_suffix("") in stems for f in pictures)
         return ("sidecar" if captioned * 2 >= len(pictures) else "image-folder"), [folder]
+    if of(*VIDEOS):
+        return "video-folder", [folder]
     if in_top:
         choice = ", ".join(f.name for f in in_top[:6])
         raise BadData(f"{folder} holds {len(in_top)} tables: give the path of one ({choice})")

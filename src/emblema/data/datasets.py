@@ -273,6 +273,10 @@ def collect(
     names = list(class_names or ())
     if "label" in columns:
         columns["label"], names = encode_labels(columns["label"], names)
+    if "labels" in columns:
+        flat, names = encode_labels([v for row in columns["labels"] for v in row or ()], names)
+        numbers = iter(flat)
+        columns["labels"] = [tuple(next(numbers) for _ in row or ()) for row in columns["labels"]]
     splits = {}
     if "split" in columns:
         columns["split"] = [SPLITS.get(str(s).lower(), s) for s in columns["split"]]

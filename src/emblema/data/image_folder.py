@@ -1,8 +1,8 @@
-"""Folders of pictures: `class/picture.jpg`, `split/class/picture.jpg`, or pictures alone."""
+"""Folders of pictures (or videos): `class/picture.jpg`, `split/class/picture.jpg`, or pictures alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,14 @@ from emblema.data.catalog import PICTURES
 from emblema.data.datasets import SPLITS, OnBroken, Records, Skip, collect
 
 
-def read_image_folder(folder: Path | str, on_broken: OnBroken = "skip") -> Records:
+def read_image_folder(folder: Path | str, on_broken: OnBroken = "skip", suffixes: Sequence[str] = PICTURES) -> Records:
     """Records of a folder, labelled by the folder that holds each picture; a flat folder gives no labels.
 
     Top folders named train, val, test (or validation, dev, ...) are splits. A file `classnames.txt`, one name a line
     in the order of the sorted class folders, renames the classes (WordNet ids to words).
     """
     folder = Path(folder)
-    files = pictures_in(folder)
+    files = pictures_in(folder, suffixes)
     parts = [f.relative_to(folder).parts for f in files]
     split_dirs = {p[0] for p in parts if len(p) > 1 and p[0].lower() in SPLITS}
     in_splits = bool(split_dirs) and all(p[0] in split_dirs for p in parts)
@@ -40,10 +40,10 @@ def read_image_folder(folder: Path | str, on_broken: OnBroken = "skip") -> Recor
     return collect(folder.name, items(), on_broken, [renamed[c] for c in classes] or None)
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """All picture files below a folder, sorted, hidden ones left out."""
+def pictures_in(folder: Path, suffixes: Sequence[str] = PICTURES) -> list[Path]:
+    """All picture (or video) files below a folder, sorted, hidden ones left out."""
     hidden = lambda f: any(part.startswith(".") for part in f.relative_to(folder).parts)
-    return sorted(f for f in folder.rglob("*") if f.suffix.lower() in PICTURES and not hidden(f))
+    return sorted(f for f in folder.rglob("*") if f.suffix.lower() in suffixes and not hidden(f))
 
 
 def empty_file(file: Path, key: str) -> Skip | None:

@@ -1,8 +1,9 @@
-"""Prompt templates: those of the bundled sets, CLIP's for ImageNet, and how a class name is put into one."""
+"""Prompt templates: of the bundled sets, CLIP's and SigLIP's, and how a class name is put into one."""
 
 from __future__ import annotations
 
 import json
+import string
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -103,12 +104,39 @@ IMAGENET_BEST = (
     "a photo of the small {}.",
 )
 PLAIN = ("a photo of a {}.",)
-NAMED = {"imagenet": IMAGENET, "imagenet-best": IMAGENET_BEST, "plain": PLAIN, "name": ("{}",)}
+
+
+def canonical(template: str) -> str:
+    """Lower case without punctuation, as SigLIP is evaluated (big_vision's prompt engineering)."""
+    bare = "{}".join(part.translate(str.maketrans("", "", string.punctuation)) for part in template.split("{}"))
+    return " ".join(bare.lower().split())
+
+
+NAMED = {
+    "imagenet": IMAGENET,
+    "imagenet-best": IMAGENET_BEST,
+    "siglip": tuple(canonical(t) for t in IMAGENET),
+    "siglip-pipeline": ("this is a photo of {}.",),  # of Hugging Face's zero-shot pipeline
+    "plain": PLAIN,
+    "name": ("{}",),
+}
+PUBLISHED = Path(__file__).parent / "names"  # a file a set of the survey: class names and CLIP's templates
 
 
 def templates_for(name: str, folder: Path = FOLDER) -> tuple[str, ...]:
-    """The templates of a bundled set, or of `NAMED`; "a photo of a {}." for any other data."""
-    return NAMED.get(name) or _bundled(folder).get(name) or PLAIN
+    """The templates of `NAMED`, of a bundled set, or published for a set; "a photo of a {}." for any other data."""
+    return NAMED.get(name) or _bundled(folder).get(name) or published().get(name) or PLAIN
+
+
+def published(folder: Path | None = None) -> dict[str, tuple[str, ...]]:
+    """{set: templates} of `PUBLISHED`."""
+    return _published(folder or PUBLISHED)
+
+
+@cache
+def _published(folder: Path) -> dict[str, tuple[str, ...]]:
+    said = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
+    return {name: tuple(one["templates"]) for name, one in said.items() if one.get("templates")}
 
 
 @cache

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from emblema.core.batch import Dataset, Level
 from emblema.core.errors import BadData
-from emblema.engine.encode import STAGE, Encoder
+from emblema.engine.encode import STAGE, Encoder, Errors
 
 FORMAT = 2  # of an entry; part of the key
 FEW_TEXTS = 64  # fewer are encoded in less time than a file costs
@@ -82,6 +82,16 @@ class Features:
             self._store(folder, {"text": z}, {"texts": len(texts)})
             return z
         return _load(folder)["text"]
+
+    def files(self, encoder: Encoder, paths: Sequence[Path], stage: str = "joint") -> tuple[dict[str, Tensor], Errors]:
+        """As `encoder.images(paths, stage)`, kept: pictures that cannot be read are remembered, too."""
+        key = self.key(encoder, Files(paths), stage)  # type: ignore[arg-type]
+        folder = self.directory / "features" / key
+        if (folder / "entry.json").exists():
+            return _load(folder), [(i, why) for i, why in json.loads((folder / "entry.json").read_text())["errors"]]
+        arrays, errors = encoder.images(paths, stage)
+        self._store(folder, arrays, {"data": "files", "records": len(paths), "stage": stage, "errors": errors})
+        return arrays, errors
 
     @staticmethod
     def key(encoder: Encoder, data: Dataset, stage: str) -> str:
@@ -148,6 +158,16 @@ class Pictures(Sequence[Any]):
             what = "no picture" if image is None else "a clip of several frames"
             raise BadData(f"{self.data[index].key} of {self.data.card.name} has {what}; one picture a record is read")
         return image
+
+
+class Files:
+    """Picture files without a data set, for a key."""
+
+    def __init__(self, paths: Sequence[Path]):
+        self.paths = paths
+
+    def identity(self) -> str:
+        return hashlib.sha256(b"\n".join(part for p in self.paths for part in _picture_identity(p))).hexdigest()
 
 
 def default_directory() -> Path:
