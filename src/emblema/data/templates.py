@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from emblema.data import survey
 from emblema.data.catalog import FOLDER
+from emblema.data.naming import names_of
 
 # As published with CLIP (Radford et al., 2021, notebooks/Prompt_Engineering_for_ImageNet).
 IMAGENET = (
@@ -107,8 +109,18 @@ NAMED = {"imagenet": IMAGENET, "imagenet-best": IMAGENET_BEST, "plain": PLAIN, "
 
 
 def templates_for(name: str, folder: Path = FOLDER) -> tuple[str, ...]:
-    """The templates of a bundled set, or of `NAMED`; "a photo of a {}." for any other data."""
-    return NAMED.get(name) or _bundled(folder).get(name) or PLAIN
+    """The templates of a bundled set, of `NAMED`, or of a set of the survey; "a photo of a {}." for any other data.
+
+    For the survey's sets they are CLIP's where it has them, else CoOp's one; those shifted from ImageNet have its own.
+    """
+    if name.startswith("imagenet-") and name in survey.SETS:
+        return IMAGENET
+    return NAMED.get(name) or _bundled(folder).get(name) or names_of(name).templates or _of_coop(name) or PLAIN
+
+
+def _of_coop(name: str) -> tuple[str, ...]:
+    row = survey.SETS.get(name)
+    return (row.template,) if row and row.template else ()
 
 
 @cache
