@@ -32,8 +32,8 @@ class Names:
 @cache
 def names_of(name: str) -> Names:
     """The names of a set; nothing where no file is kept for it."""
-    said = _read(name)
-    return Names(**{k: v if isinstance(v, str) else tuple(v) for k, v in said.items() if k != "subsets"})
+    said = {k: v if isinstance(v, str) else tuple(v) for k, v in _read(name).items() if k != "subsets"}
+    return Names(**said)  # type: ignore[arg-type]
 
 
 @cache

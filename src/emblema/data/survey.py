@@ -27,7 +27,7 @@ def _lists(train: str, test: str, images: str, sizes: Mapping[str, int], val: st
     return Layout("lists", {"lists": lists, "images": images, **options}, sizes)
 
 
-def _coco(year: int, train: int, test: int, *what: str) -> Layout:
+def _coco(year: int, train: int, test: int, what: str) -> Layout:
     """COCO as published: its val is what results are reported on, so it is the test split here."""
     splits = {"train": f"train{year}", "test": f"val{year}"}
     return Layout("coco_sets", {"splits": splits, "what": what}, {"train": train, "test": test})
@@ -251,36 +251,33 @@ OTHERS = (
 )  # fmt: skip
 
 
-def _pairs(name: str, title: str, year: int, size: str, languages: str, public: str, role: str = "image-text"):
+def _pairs(name: str, title: str, year: int, size: str, languages: str, public: str, role: str) -> SurveySet:
     note = {"yes": "public", "urls": "public as web addresses", "no": "not public"}[public]
     task = "image-text" if role == "image-text" else "auxiliary"
     return SurveySet(name=name, title=title, year=year, task=task, role=role, size=size, note=f"{languages}; {note}")
 
 
-PAIRS = tuple(
-    _pairs(*row)
-    for row in (
-        ("sbu", "SBU Caption", 2011, "1M pairs", "English", "yes"),
-        ("coco-caption-pairs", "COCO Caption", 2016, "1.5M pairs", "English", "yes"),
-        ("yfcc100m", "YFCC100M", 2016, "100M pairs", "English", "yes"),
-        ("visual-genome", "Visual Genome", 2017, "5.4M pairs", "English", "yes"),
-        ("cc3m", "CC3M", 2018, "3.3M pairs", "English", "urls"),
-        ("localized-narratives", "Localized Narratives", 2020, "0.87M pairs", "English", "yes"),
-        ("cc12m", "CC12M", 2021, "12M pairs", "English", "urls"),
-        ("wit", "WIT (Wikipedia)", 2021, "37.6M pairs", "108 languages", "yes"),
-        ("redcaps", "RedCaps", 2021, "12M pairs", "English", "yes"),
-        ("laion400m", "LAION400M", 2021, "400M pairs", "English", "urls"),
-        ("laion5b", "LAION5B", 2022, "5B pairs", "over 100 languages", "urls"),
-        ("wukong", "WuKong", 2022, "100M pairs", "Chinese", "yes"),
-        ("clip-wit", "CLIP's WebImageText", 2021, "400M pairs", "English", "no"),
-        ("align-pairs", "ALIGN's pairs", 2021, "1.8B pairs", "English", "no"),
-        ("filip300m", "FILIP300M", 2021, "300M pairs", "English", "no"),
-        ("webli", "WebLI", 2022, "12B pairs", "109 languages", "no"),
-        ("jft-3b", "JFT-3B", 2021, "about 3B pictures", "noisy labels, for CoCa", "no", "auxiliary"),
-        ("c4", "C4", 2019, "about 750 GB of text", "English text", "yes", "auxiliary"),
-        ("objects365", "Objects365", 2019, "638k pictures, 10M boxes", "365 classes, for GLIP", "yes", "auxiliary"),
-        ("gold-g", "Gold-G", 2021, "0.8M grounding pairs", "made by people, for GLIP", "yes", "auxiliary"),
-    )
+PAIRS = (
+    _pairs("sbu", "SBU Caption", 2011, "1M pairs", "English", "yes", "image-text"),
+    _pairs("coco-caption-pairs", "COCO Caption", 2016, "1.5M pairs", "English", "yes", "image-text"),
+    _pairs("yfcc100m", "YFCC100M", 2016, "100M pairs", "English", "yes", "image-text"),
+    _pairs("visual-genome", "Visual Genome", 2017, "5.4M pairs", "English", "yes", "image-text"),
+    _pairs("cc3m", "CC3M", 2018, "3.3M pairs", "English", "urls", "image-text"),
+    _pairs("localized-narratives", "Localized Narratives", 2020, "0.87M pairs", "English", "yes", "image-text"),
+    _pairs("cc12m", "CC12M", 2021, "12M pairs", "English", "urls", "image-text"),
+    _pairs("wit", "WIT (Wikipedia)", 2021, "37.6M pairs", "108 languages", "yes", "image-text"),
+    _pairs("redcaps", "RedCaps", 2021, "12M pairs", "English", "yes", "image-text"),
+    _pairs("laion400m", "LAION400M", 2021, "400M pairs", "English", "urls", "image-text"),
+    _pairs("laion5b", "LAION5B", 2022, "5B pairs", "over 100 languages", "urls", "image-text"),
+    _pairs("wukong", "WuKong", 2022, "100M pairs", "Chinese", "yes", "image-text"),
+    _pairs("clip-wit", "CLIP's WebImageText", 2021, "400M pairs", "English", "no", "image-text"),
+    _pairs("align-pairs", "ALIGN's pairs", 2021, "1.8B pairs", "English", "no", "image-text"),
+    _pairs("filip300m", "FILIP300M", 2021, "300M pairs", "English", "no", "image-text"),
+    _pairs("webli", "WebLI", 2022, "12B pairs", "109 languages", "no", "image-text"),
+    _pairs("jft-3b", "JFT-3B", 2021, "about 3B pictures", "noisy labels, for CoCa", "no", "auxiliary"),
+    _pairs("c4", "C4", 2019, "about 750 GB of text", "English text", "yes", "auxiliary"),
+    _pairs("objects365", "Objects365", 2019, "638k pictures, 10M boxes", "365 classes, for GLIP", "yes", "auxiliary"),
+    _pairs("gold-g", "Gold-G", 2021, "0.8M grounding pairs", "made by people, for GLIP", "yes", "auxiliary"),
 )
 SETS = {s.name: s for s in (*CLASSIFICATION, *SHIFTS, *OTHERS, *PAIRS)}
 READABLE = {name: s for name, s in SETS.items() if s.layouts}

@@ -93,7 +93,8 @@ def _labels(place: Place, folders: list[str], ids: str, rename: Mapping[str, str
         if unknown := [f for f in folders if f not in order]:
             called = "the numbers 0 to 999" if ids == "index" else f"{len(known)} WordNet ids, as {next(iter(known))}"
             raise BadData(
-                f"{place.root}: {unknown[0]!r} is no class folder of {place.name} ({len(unknown)} such); expected {called}"
+                f"{place.root}: {unknown[0]!r} is no class folder of {place.name} ({len(unknown)} such); expected "
+                f"{called}"
             )
         return order, list(known.values())
     if known := place.names.folders:

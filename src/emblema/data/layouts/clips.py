@@ -61,5 +61,5 @@ def decode(file: Path, frames: int = FRAMES) -> list[Image.Image]:
         with av.open(str(file)) as video:
             wanted = set(middles(count, frames))
             return [f.to_image() for i, f in enumerate(video.decode(video=0)) if i in wanted]
-    except (av.FFmpegError, IndexError) as error:
+    except (av.error.FFmpegError, IndexError) as error:
         raise BadData(f"{file} cannot be decoded as a video: {error}") from None

@@ -10,7 +10,7 @@ from typing import Any
 
 from emblema.data.datasets import SPLITS, Skip
 from emblema.data.layouts import Found, Needs, Place
-from emblema.data.layouts.joined import LATER, items_of
+from emblema.data.layouts.joined import LATER, Later, items_of
 from emblema.data.naming import mend
 from emblema.data.parquet import open_parquet
 from emblema.data.tables import read_tables
@@ -30,14 +30,16 @@ def read(place: Place) -> Found:
         by_split.setdefault(file.name.split("-")[0], []).append(file)
     names = class_names(next(iter(by_split.values()))[0])
 
+    notes: list[str] = []
+
     def items() -> Iterator[dict[str, Any] | Skip]:
         for name, files in by_split.items():
             split = SPLITS.get(name, name)
             if place.wants(split):
                 yield from _absent(files)
-                yield from items_of([(split, read_tables(files))])
+                yield from items_of([(split, read_tables(files))], notes)
 
-    return Found(items(), names, LATER)
+    return Found(items(), names, dict.fromkeys(LATER, Later), notes)
 
 
 def class_names(file: Path) -> list[str]:

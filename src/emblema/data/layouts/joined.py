@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from emblema.data.datasets import Records, Skip
+from emblema.data.layouts import Found
 
 
 class Later(Sequence):
@@ -22,13 +23,20 @@ class Later(Sequence):
         return None if place is None else place[0][place[1]]
 
 
-LATER = {"image": Later, "mask": Later}
+LATER = ("image", "mask")
 
 
-def items_of(parts: Iterable[tuple[str, Records]]) -> Iterator[dict[str, Any] | Skip]:
-    """The rows of (split, records) in order, and what their readers left out; read them with `columns=LATER`."""
+def found_in(parts: Iterable[tuple[str, Records]], classes: Sequence[str]) -> Found:
+    """The rows of (split, records) in order; what their readers left out and noted goes along."""
+    notes: list[str] = []
+    return Found(items_of(parts, notes), classes, dict.fromkeys(LATER, Later), notes)
+
+
+def items_of(parts: Iterable[tuple[str, Records]], notes: list[str]) -> Iterator[dict[str, Any] | Skip]:
+    """The rows of (split, records) and what was left out; `notes` are added to."""
     for split, records in parts:
         yield from records.report.skips
+        notes += records.report.notes
         plain = {n: c for n, c in records.columns.items() if n not in LATER}
         for row in range(len(records)):
             later = {n: (records.columns[n], row) for n in LATER if n in records.columns}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from emblema.data.coco import read_coco
 from emblema.data.layouts import Found, Needs, Place
-from emblema.data.layouts.joined import LATER, items_of
+from emblema.data.layouts.joined import found_in
 
 FILES = {s: f"lvis_v1_{p}.json|annotations/lvis_v1_{p}.json" for s, p in (("train", "train"), ("test", "val"))}
 PICTURES = "val2017|images/val2017|coco/val2017"
@@ -25,7 +25,7 @@ def read(place: Place) -> Found:
     pictures = place.path(PICTURES).parent
     files = {s: place.path(f) for s, f in FILES.items() if place.wants(s)}
     parts = [(s, read_coco(f, images=pictures)) for s, f in files.items() if f.exists()]
-    return Found(items_of(parts), parts[0][1].class_names if parts else (), LATER)
+    return found_in(parts, parts[0][1].class_names if parts else ())
 
 
 def frequencies(path: Path) -> list[str]:

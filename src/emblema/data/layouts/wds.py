@@ -11,7 +11,7 @@ from typing import Any
 from emblema.core.errors import BadData
 from emblema.data.datasets import Skip
 from emblema.data.layouts import Found, Needs, Place
-from emblema.data.layouts.joined import LATER, items_of
+from emblema.data.layouts.joined import LATER, Later, items_of
 from emblema.data.shards import read_shards
 
 COUNT = "nshards.txt"
@@ -24,6 +24,8 @@ def needs() -> Needs:
 def read(place: Place) -> Found:
     path = place.root / "classnames.txt"
     names = [n.strip() for n in path.read_text(encoding="utf-8").splitlines() if n.strip()] if path.exists() else []
+
+    notes: list[str] = []
 
     def items() -> Iterator[dict[str, Any] | Skip]:
         for split in filter(place.wants, ("train", "test")):
@@ -43,6 +45,6 @@ def read(place: Place) -> Found:
                     yield Skip(
                         path.name, "missing file", f"no file {path} with a class name a line, in order of labels"
                     )
-                yield from items_of([(split, records)])
+                yield from items_of([(split, records)], notes)
 
-    return Found(items(), names, LATER)
+    return Found(items(), names, dict.fromkeys(LATER, Later), notes)
