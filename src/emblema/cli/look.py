@@ -149,9 +149,11 @@ def _show_data(card: dict[str, Any]) -> Any:
     card = {k: v for k, v in card.items() if k != "family"}
     width = max(map(len, card))
     for key, value in card.items():
+        if value in ("", (), [], {}, None):
+            continue
         shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
         text = _sizes(card) if key == "sizes" else str(shown)
-        print(f"{key:<{width}}  {text if len(text) < 400 else text[:400] + ' ...'}")
+        print(f"{key:<{width}}  {text if len(text) < 900 else text[:900] + ' ...'}")
     return card
 
 
@@ -185,11 +187,13 @@ def data(arguments: list[str], as_json: bool) -> Any:
 def _data_card(name: str) -> dict[str, Any]:
     from emblema.data import catalog, survey
 
-    for card in cards_of("data"):
+    for card in catalog.cards():
         if card["name"] == name:
             return card
     if (row := survey.find(name)) and not Path(name).exists():
-        return row.card()
+        from emblema.data.layouts import tell
+
+        return {**row.card(), "layouts": tell(row)}
     records = catalog.load(name)  # a path, or an error that suggests names
     card = {f.name: getattr(records.card, f.name) for f in fields(records.card)}
     return {**card, "class_names": records.class_names[:50], "report": str(records.report)}
@@ -210,7 +214,7 @@ def _check_data(names: list[str], complete: bool = False, pictures: bool = False
         brought = None if name in catalog.names() else catalog.brought(name)
         if brought:
             verdict = verify(*brought, complete=complete)
-            Console(file=sys.stdout).print(verdict)
+            Console(file=sys.stdout).print(verdict, soft_wrap=True)
             found.append(verdict.to_json())
             fails = fails or not verdict.ok
         if not brought or (pictures and verdict.ok):

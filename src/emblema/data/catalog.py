@@ -173,7 +173,9 @@ def brought(path: str | Path) -> tuple[SurveySet, Located] | None:
                 f"{row.title} is listed only: bring its pairs as shards, a table or a folder, and give its path"
             )
         if not place:
-            raise BadData(f"{row.name} is not bundled: bring it and say where, {row.name}:PATH. Layouts: {tell(row)}")
+            raise BadData(
+                f"{row.name} is not bundled: bring it and say where, {row.name}:PATH. Layouts: {'; '.join(tell(row))}"
+            )
         return row, locate(row, place)
     if Path(path).is_dir():
         from emblema.data.layouts import recognise

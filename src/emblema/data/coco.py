@@ -32,7 +32,9 @@ def read_coco(path: Path | str, images: Path | str | None = None, on_broken: OnB
         raise BadData(f"{path} is not COCO: it has no {' and no '.join(missing)}")
     categories = sorted(data.get("categories", ()), key=lambda c: c["id"])
     number = {c["id"]: i for i, c in enumerate(categories)}
+    named = [i.get("file_name") or "/".join(i["coco_url"].split("/")[-2:]) for i in data["images"]]  # LVIS: address
     folders = [Path(images)] if images is not None else _folders(path)
+    home = next((f for f in folders if any((f / name).exists() for name in named[:100])), folders[0])
     objects: dict[Any, list[dict]] = {}
     captions: dict[Any, list[str]] = {}
     flat = 0
@@ -46,9 +48,8 @@ def read_coco(path: Path | str, images: Path | str | None = None, on_broken: OnB
                 objects.setdefault(note["image_id"], []).append(note)
 
     def items() -> Iterator[dict[str, Any] | Skip]:
-        for image in data["images"]:
-            name = image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:])  # LVIS: its folder and name
-            file = next((f / name for f in folders if (f / name).exists()), folders[0] / name)
+        for image, name in zip(data["images"], named):
+            file = next((f / name for f in (home, *folders) if (f / name).exists()), home / name)
             if problem := empty_file(file, name):
                 yield problem
                 continue

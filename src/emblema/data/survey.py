@@ -33,9 +33,11 @@ def _coco(year: int, train: int, test: int, what: str) -> Layout:
     return Layout("coco_sets", {"splits": splits, "what": what}, {"train": train, "test": test})
 
 
-_FOLDERS = _classes({"train": "train|Train", "val": "val|valid|validation", "test": "test|Test"}, need="test")
+_FOLDERS = _classes(
+    {"train": "train|Train", "val": "val|valid|validation", "test": "test|Test"}, need="test", mirror=True
+)
 # every classification set has also been passed on so: class folders, CLIP_benchmark's shards, Hugging Face's parquet
-MIRRORS = (_FOLDERS, Layout("wds"), Layout("hf_parquet"))
+MIRRORS = (Layout("wds"), Layout("hf_parquet"), _FOLDERS)
 _VOC_FILES = {"": "JPEGImages"}
 _UCF = {"train": "ucfTrainTestlist/trainlist01.txt", "test": "ucfTrainTestlist/testlist01.txt"}
 _UCF_SIZES = {"train": 9537, "test": 3783}

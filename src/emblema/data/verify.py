@@ -33,6 +33,12 @@ class Verdict:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def _counts(self) -> list[str]:
+        """What the counts of the splits say in words, where they are not those of the whole set."""
+        counts = ((s, c["found"], c["expected"]) for s, c in self.splits.items())
+        return [f"{s}: {have:,} of {want:,} records" for s, have, want in counts if want and have != want]
+
+    @property
     def ok(self) -> bool:
         return not self.problems
 
@@ -51,7 +57,8 @@ class Verdict:
         lines += [Text(f"! {p}", style="red") for p in self.problems[:SHOWN]]
         if len(self.problems) > SHOWN:
             lines.append(Text(f"! and {len(self.problems) - SHOWN} more", style="red"))
-        lines += [Text(f"  {w}", style="yellow") for w in self.warnings] + [Text(f"  {n}") for n in self.notes]
+        lines += [Text(f"  {w}", style="yellow") for w in self.warnings if w not in self._counts]
+        lines += [Text(f"  {n}") for n in self.notes]
         return Group(*lines, Text("fails" if self.problems else "passes", style="red" if self.problems else "green"))
 
 
@@ -84,26 +91,22 @@ def _look(verdict: Verdict, row: SurveySet, at: Located, records: Records) -> No
     if "all" in expected:
         found = {"all": len(records)}
     for split in {**expected, **found}:
-        have, want = found.get(split, 0), expected.get(split, 0)
-        verdict.splits[split] = {"found": have, "expected": want}
-        if want and have != want:
-            verdict.warnings.append(f"{split}: {have:,} of {want:,} records")
+        verdict.splits[split] = {"found": found.get(split, 0), "expected": expected.get(split, 0)}
+    verdict.warnings += verdict._counts
     used = {v for v in records.labels if v is not None}
     if records.class_names and used and len(used) < len(records.class_names):
         first = next(n for i, n in enumerate(records.class_names) if i not in used)
         lacking = len(records.class_names) - len(used)
         verdict.warnings.append(f"{lacking} of {len(records.class_names)} classes have no record, first {first!r}")
-    if row.base and expected == found:
-        _compare_base(verdict, row, records)
+    if row.base and at.layout == row.layouts[0] and expected == found:
+        verdict.problems += compare_base(row, base_counts(records))
 
 
-def _compare_base(verdict: Verdict, row: SurveySet, records: Records) -> None:
-    """The counts of CoCoOp's base half, as its logs give them: they tell whether labels are in its order."""
-    have = base_counts(records)
-    if row.layouts.index(next(x for x in row.layouts if x.sizes == records.splits)) == 0 and have != row.base:
-        names = ("base classes", f"{SHOTS}-shot pictures", "base test pictures")
-        told = ", ".join(f"{h:,} {n} (expected {e:,})" for h, n, e in zip(have, names, row.base) if h != e)
-        verdict.problems.append(f"base-to-novel: {told}; is this another revision of the split file?")
+def compare_base(row: SurveySet, have: tuple[int, int, int]) -> list[str]:
+    """What differs from the base half in CoCoOp's logs: its counts tell whether labels are in their order."""
+    names = ("base classes", f"{SHOTS}-shot pictures", "base test pictures")
+    told = [f"{h:,} {name} (expected {e:,})" for h, name, e in zip(have, names, row.base) if h != e]
+    return [f"base-to-novel: {', '.join(told)}; is this another revision of the split file?"] if told else []
 
 
 def base_counts(records: Records, shots: int = SHOTS) -> tuple[int, int, int]:

@@ -83,7 +83,7 @@ def locate(row: SurveySet, path: Path | str) -> Located:
     """
     path = Path(path)
     if not path.is_dir():
-        raise BadData(f"no folder {path}: give the folder of {row.name}, as one of these: {tell(row)}")
+        raise BadData(f"no folder {path}: give the folder of {row.name}, as one of these: {'; '.join(tell(row))}")
     best: Located | None = None
     for layout in row.layouts:
         groups = module(layout).needs(**layout.options)
@@ -96,7 +96,7 @@ def locate(row: SurveySet, path: Path | str) -> Located:
             if best is None or found.share > best.share:
                 best = found
     if best is None or not best.share:
-        raise BadData(f"{path} holds nothing of {row.name}. It is read as one of these: {tell(row)}")
+        raise BadData(f"{path} holds nothing of {row.name}. It is read as one of these: {'; '.join(tell(row))}")
     return best
 
 
@@ -114,12 +114,11 @@ def _compare(root: Path, layout: Layout, groups: Needs) -> Located:
 
 def _missing(root: Path, need: str) -> str:
     first, *others = need.split("|")
-    kind = "folder" if "." not in Path(first).name else "file"
     also = f" (or {', '.join(str(root / o) for o in others)})" if others else ""
-    return f"{first} is missing: the {kind} is expected at {root / first}{also}"
+    return f"{first} is missing: expected at {root / first}{also}"
 
 
-def tell(row: SurveySet) -> str:
+def tell(row: SurveySet) -> list[str]:
     """The layouts of a set in words, each by the files that make it."""
     told = []
     for layout in row.layouts:
@@ -127,7 +126,7 @@ def tell(row: SurveySet) -> str:
         told.append(
             f"[{layout.reader}] " + ", ".join(n.replace("|", " or ") for needs in groups.values() for n in needs)
         )
-    return "; ".join(told)
+    return told
 
 
 def read(row: SurveySet, at: Located, split: str | None = None, on_broken: OnBroken = "skip") -> Records:

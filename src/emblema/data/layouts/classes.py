@@ -24,8 +24,10 @@ from emblema.data.naming import imagenet
 SEED = 1  # of the splits that are drawn here
 
 
-def needs(splits: Mapping[str, str], need: str = "", **_: Any) -> Needs:
-    """All splits, or only `need` with the others as they come."""
+def needs(splits: Mapping[str, str], need: str = "", mirror: bool = False, **_: Any) -> Needs:
+    """All splits, or only `need` with the others as they come; a `mirror` is told by class folders in it."""
+    if mirror:
+        splits = {s: "|".join(f"{one}/*/" for one in path.split("|")) for s, path in splits.items()}
     if not need:
         return {"": tuple(splits.values())}
     return {"": (splits[need],)} | {s: (path,) for s, path in splits.items() if s != need}
@@ -41,6 +43,7 @@ def read(
     rename: Mapping[str, str] | None = None,
     clips: str = "",
     need: str = "",
+    mirror: bool = False,
 ) -> Found:
     suffixes = VIDEOS if clips else PICTURES
     roots = {split: place.path(path) for split, path in splits.items()}

@@ -53,6 +53,7 @@ def decode(file: Path, frames: int = FRAMES) -> list[Image.Image]:
     """`frames` RGB pictures of a video, evenly spaced. Raises `BadData` when it cannot be decoded."""
     try:
         import av
+        from av.error import FFmpegError
     except ImportError:
         raise BadData(f"{file} is a video: install PyAV to read it (pip install 'emblema[video]')") from None
     try:
@@ -61,5 +62,5 @@ def decode(file: Path, frames: int = FRAMES) -> list[Image.Image]:
         with av.open(str(file)) as video:
             wanted = set(middles(count, frames))
             return [f.to_image() for i, f in enumerate(video.decode(video=0)) if i in wanted]
-    except (av.error.FFmpegError, IndexError) as error:
+    except (FFmpegError, IndexError) as error:
         raise BadData(f"{file} cannot be decoded as a video: {error}") from None

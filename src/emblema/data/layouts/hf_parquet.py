@@ -19,8 +19,8 @@ SHARD = re.compile(r"^(.*)-(\d{5})-of-(\d{5})(-\w+)?\.parquet$")
 
 
 def needs() -> Needs:
-    any_ = lambda split: f"data/{split}-*.parquet|{split}-*.parquet"
-    return {"": (f"{any_('test')}|{any_('validation')}|{any_('val')}",)}
+    either = lambda *splits: "|".join(f"{folder}{s}-*.parquet" for s in splits for folder in ("data/", ""))
+    return {"": (either("test", "validation", "val"),), "train": (either("train"),)}
 
 
 def read(place: Place) -> Found:

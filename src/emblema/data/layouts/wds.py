@@ -18,7 +18,7 @@ COUNT = "nshards.txt"
 
 
 def needs() -> Needs:
-    return {"": (f"test/{COUNT}",), "train": (f"train/{COUNT}",)}
+    return {"" if s == "test" else s: (f"{s}/{COUNT}", f"{s}/0.tar") for s in ("test", "train")}
 
 
 def read(place: Place) -> Found:
