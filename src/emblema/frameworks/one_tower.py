@@ -69,8 +69,6 @@ class RenderedText(Tower):
     What does not fit the canvas is cut, and `cut` says how many texts of the last batch were.
     """
 
-    tokenizer = None
-
     def __init__(self, image: ViT, line: int = 12):
         super().__init__()
         self.trunk = image  # the same object: every weight is shared
