@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from emblema.core.batch import Batch, Dataset
-from emblema.core.errors import BadCheckpoint, EmblemaError
+from emblema.core.errors import BadCheckpoint, BadData, EmblemaError
 from emblema.core.gather import rank
 from emblema.core.method import Optim
 from emblema.core.preprocess import Preprocess
@@ -78,6 +78,11 @@ def run_pretraining(
     with distributed.processes() as (own, world):
         run = None if out is None else Path(out)
         data = method.prepare(data)
+        if "texts" in method.card.needs and data[0].text is None:
+            raise BadData(
+                f"{data.card.name} has no captions ({data[0].key!r} has none), and {method.card.name} learns from pairs: "
+                "take another set, or unicl, which writes class names into templates"
+            )
         module = _build(method, random_seed, data, tokenizer)
         vlm: VLM = module["vlm"]  # type: ignore[assignment]
         size = loading.pop("size", None) or getattr(vlm.image, "image_size", 224)

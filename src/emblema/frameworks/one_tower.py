@@ -123,7 +123,8 @@ class RenderedText(Tower):
     def embed(self, raw: Sequence[str] | Tensor) -> Tokens:
         """Texts, or pictures of texts, -> tokens of the image tower."""
         pictures = raw if isinstance(raw, Tensor) else self.render(raw)
-        return self.trunk.embed(pictures.to(self.trunk.mean.device))
+        positions = self.trunk.positions  # of the weights' device and, where those were converted, their precision
+        return self.trunk.embed(self.trunk.normalise(pictures.to(positions.device)).to(positions.dtype))
 
     def layer(self, i: int, tokens: Tokens) -> Tokens:
         return self.trunk.layer(i, tokens)
