@@ -78,7 +78,7 @@ def run_pretraining(
     with distributed.processes() as (own, world):
         run = None if out is None else Path(out)
         data = method.prepare(data)
-        if "texts" in method.card.needs and data[0].text is None:
+        if "texts" in method.card.needs and len(data) and data[0].text is None:
             raise BadData(
                 f"{data.card.name} has no captions ({data[0].key!r} has none), and {method.card.name} learns from pairs: "
                 "take another set, or unicl, which writes class names into templates"
