@@ -58,7 +58,7 @@ def failure(capsys, *arguments):
     return lines[0]
 
 
-@pytest.mark.parametrize("arguments", [["list"], ["--help"], ["list", "--json"], ["show", "clip"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [["list"], ["--help"], ["list", "--json"], ["show", "clip"], ["list", "protocols"], ["show", "few-shot"]], ids=" ".join)
 def test_fast_and_without_torch(arguments):
     env = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])}
     best = 9.0
@@ -77,7 +77,7 @@ def test_fast_and_without_torch(arguments):
 def test_python_m_emblema():
     env = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])}
     done = subprocess.run([sys.executable, "-m", "emblema", "list", "--json"], capture_output=True, text=True, env=env)
-    assert {"pretrain", "transfer", "distill", "data", "tasks", "models"} == set(json.loads(done.stdout))
+    assert {"pretrain", "transfer", "distill", "data", "tasks", "protocols", "models"} == set(json.loads(done.stdout))
     done = subprocess.run([sys.executable, "-m", "emblema", "lisst"], capture_output=True, text=True, env=env)
     assert done.returncode == 2 and done.stderr == "emblema: no verb 'lisst'; did you mean list?\n" and not done.stdout
 

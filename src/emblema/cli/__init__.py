@@ -17,6 +17,7 @@ from emblema import __version__
 from emblema.cli.look import data, list_, show
 from emblema.cli.pictures import classify, search
 from emblema.cli.runs import evaluate, plan, pretrain, report
+from emblema.cli.transfer import transfer
 from emblema.core.errors import EmblemaError, UnknownName
 
 HELP = """\
@@ -27,9 +28,10 @@ with your own pictures
   search FOLDER "a red fish"                     pictures that fit the words, best first
 
 systems of the survey
-  list [pretrain|transfer|distill|data|tasks|models] [--by section]
+  list [pretrain|transfer|distill|data|tasks|protocols|models] [--by section]
   show NAME                                      card, equation, settings, command
   pretrain SYSTEM --data emblems --out runs/x    SYSTEM is a name or a path to your own .py file
+  transfer SYSTEM --data FOLDER --shots 16       adapt to labelled pictures; SYSTEM may be all, a family, or a,b,c
   plan pretrain SYSTEM --batch 32768             parameters and memory before a run
 
 measuring
@@ -46,6 +48,7 @@ VERBS = {
     "show": show,
     "data": data,
     "pretrain": pretrain,
+    "transfer": transfer,
     "evaluate": evaluate,
     "classify": classify,
     "search": search,

@@ -14,7 +14,7 @@ from emblema.core.errors import EmblemaError, UnknownName
 
 HERE = Path(__file__).parent.parent
 DATA_VERBS = ("list", "show", "check", "build")
-LISTS = (*find.FAMILIES, "data", "tasks", "models")
+LISTS = (*find.FAMILIES, "data", "tasks", "protocols", "models")
 
 
 def list_(arguments: list[str], as_json: bool) -> Any:
@@ -41,6 +41,9 @@ def list_(arguments: list[str], as_json: bool) -> Any:
     if "tasks" in found:
         rows = [(c["name"], c["metric"], c["title"]) for c in found["tasks"]]
         table(("task", "metric", ""), rows, f"tasks ({len(rows)})")
+    if "protocols" in found:
+        rows = [(c["name"], c["hash"], c["task"], c["metric"], c["title"]) for c in found["protocols"]]
+        table(("protocol", "hash", "task", "metric", ""), rows, f"protocols ({len(rows)})")
     if "models" in found:
         rows = [(c["name"], c["where"]) for c in found["models"]]
         table(("model", "where"), rows, f"models ({len(rows)})")
@@ -58,6 +61,10 @@ def cards_of(kind: str) -> list[dict[str, Any]]:
         from emblema.data import catalog
 
         return catalog.cards()
+    if kind == "protocols":
+        from emblema.tasks import protocols
+
+        return protocols.cards()
     shipped = sorted((HERE / "models").glob("*/config.json"))
     return [
         *({"name": path.parent.name, "where": "ships with the package"} for path in shipped),
@@ -72,12 +79,15 @@ def _sizes(card: dict[str, Any]) -> str:
 
 
 def show(arguments: list[str], as_json: bool) -> Any:
-    parser = parser_of("show", "Card, equation, settings and command of a system, task or data set.")
-    parser.add_argument("name", help="a name from `emblema list`, or a path to a .py file")
-    card, path = find_card(parser.parse_args(arguments).name)
+    parser = parser_of("show", "Card, equation, settings and command of a system, task, protocol or data set.")
+    parser.add_argument("name", help="a name from `emblema list`, or a path to a .py file or a protocol's .yaml")
+    name = parser.parse_args(arguments).name
+    card, path = find_card(name)
     kind = card["family"]
     if kind == "data":
         return _show_data(card)
+    if kind == "protocols":
+        return _show_protocol(card)
     from emblema.report.docs import COMMANDS, fields_of
 
     found = fields_of(path) if path else []
@@ -97,7 +107,25 @@ def show(arguments: list[str], as_json: bool) -> Any:
     for text in card.get("deviations", ()):
         print(f"  deviates: {text}")
     print(f"\n  {command}")
+    if kind == "tasks" and (same := [c for c in cards_of("protocols") if c["name"] == name]):
+        print()
+        _show_protocol(same[0])
     return None
+
+
+def _show_protocol(card: dict[str, Any]) -> Any:
+    """Every setting of a protocol, its rules, and where it may be run."""
+    card = {k: v for k, v in card.items() if k != "family"}
+    print(f"protocol {card['name']} ({card['hash']}): {card['title']}")
+    shown = {k: v for k, v in card.items() if k not in ("name", "hash", "title", "rules", "data") and v not in ("", {})}
+    for key, value in shown.items():
+        many = isinstance(value, list | tuple)
+        text = ", ".join("all" if v is None else str(v) for v in value) if many else value
+        if text not in (None, ""):
+            print(f"  {'sets of the papers' if key == 'real' else key:<20}{text}")
+    for rule in card["rules"]:
+        print(f"  - {rule}")
+    return card
 
 
 def find_card(name: str) -> tuple[dict[str, Any], Path | None]:
@@ -105,6 +133,10 @@ def find_card(name: str) -> tuple[dict[str, Any], Path | None]:
         if not Path(name).exists():
             raise EmblemaError(f"no file {name}: give the path of a .py file that defines a system")
         return find.read_card(Path(name)) | {"family": "pretrain"}, Path(name)
+    if name.endswith((".yaml", ".yml", ".toml")):
+        from emblema.tasks import protocols
+
+        return protocols.card_of(protocols.load(name)) | {"family": "protocols"}, None
     known = []
     for family in find.FAMILIES:
         for card in find.cards(family):
@@ -112,13 +144,13 @@ def find_card(name: str) -> tuple[dict[str, Any], Path | None]:
             if card["name"] == name:
                 path = HERE / family / f"{name}.py"
                 return card, path if path.exists() else None
-    for kind in ("tasks", "data"):
+    for kind in ("tasks", "data", "protocols"):
         for card in cards_of(kind):
             known.append(card["name"])
             if card["name"] == name:
                 path = HERE / "tasks" / f"{card['file']}.py" if kind == "tasks" else None
                 return card | {"family": kind}, path
-    raise UnknownName("system, task or data set", name, known)
+    raise UnknownName("system, task, protocol or data set", name, known)
 
 
 def _show_data(card: dict[str, Any]) -> Any:

@@ -57,7 +57,7 @@ class EvaluateRun:
     cache: str | None = None  # folder of the feature cache
 
 
-def _options(verb: str, run: type, cls: type, arguments: list[str]) -> tuple[Any, Any]:
+def options_of(verb: str, run: type, cls: type, arguments: list[str]) -> tuple[Any, Any]:
     """(run, system or task) from the command line; `--preset NAME` starts from one of the system's presets."""
     import tyro
 
@@ -83,7 +83,7 @@ def _preset(cls: type, arguments: list[str]) -> tuple[Any, list[str]]:
     return field(default_factory=lambda: presets[name]), arguments[:at] + arguments[at + 2 :]
 
 
-def _system(verb: str, arguments: list[str], kind: str) -> tuple[str, list[str]]:
+def system_of(verb: str, arguments: list[str], kind: str) -> tuple[str, list[str]]:
     """The leading name, or the verb's help."""
     if not arguments or arguments[0].startswith("-"):
         known = [c["name"] for c in cards_of(kind)]
@@ -99,9 +99,9 @@ def _system(verb: str, arguments: list[str], kind: str) -> tuple[str, list[str]]
 
 
 def pretrain(arguments: list[str], as_json: bool) -> Any:
-    name, rest = _system("pretrain", arguments, "pretrain")
+    name, rest = system_of("pretrain", arguments, "pretrain")
     cls = find.find("pretrain", name)
-    run, method = _options(f"pretrain {name}", PretrainRun, cls, rest)
+    run, method = options_of(f"pretrain {name}", PretrainRun, cls, rest)
     from emblema.data import catalog
     from emblema.engine.train import run_pretraining
 
@@ -161,9 +161,9 @@ def plan(arguments: list[str], as_json: bool) -> Any:
         return None
     if family != "pretrain":
         raise UnknownName("kind of plan", family, ["pretrain"])
-    name, rest = _system("plan pretrain", rest, "pretrain")
+    name, rest = system_of("plan pretrain", rest, "pretrain")
     cls = find.find("pretrain", name)
-    run, method = _options(f"plan pretrain {name}", PlanRun, cls, rest)
+    run, method = options_of(f"plan pretrain {name}", PlanRun, cls, rest)
     from emblema.data import catalog
     from emblema.engine.plan import plan as planned
 
@@ -178,11 +178,11 @@ def plan(arguments: list[str], as_json: bool) -> Any:
 def evaluate(arguments: list[str], as_json: bool) -> Any:
     from emblema import tasks
 
-    name, rest = _system("evaluate", arguments, "tasks")
+    name, rest = system_of("evaluate", arguments, "tasks")
     if name not in tasks.names():
         raise UnknownName("task", name, tasks.names())
     cls = tasks.find(name)
-    run, task = _options(f"evaluate {name}", EvaluateRun, cls, rest)
+    run, task = options_of(f"evaluate {name}", EvaluateRun, cls, rest)
     from emblema.data import catalog
     from emblema.engine.features import identity, weights_id
     from emblema.model import load

@@ -67,10 +67,13 @@ class ImageInput:
         pixels: Tensor | None = None,  # [B, 3, H, W]
         tokens: Tokens | None = None,
         patches: Tensor | None = None,  # [B, H, W, D] unit
+        values: Tensor | None = None,  # [B, H, W, D] unit, by the value path
         pooled: Tensor | None = None,  # [B, D] unit
+        norm: Tensor | None = None,  # [B] of the joint feature before it was made a unit vector
     ):
         self.reads, self.reader = reads, reader
-        self._stages = {"pixels": pixels, "tokens": tokens, "patches": patches, "pooled": pooled}
+        stages = {"pixels": pixels, "tokens": tokens, "patches": patches, "values": values, "pooled": pooled}
+        self._stages: dict[str, Any] = stages | {"norm": norm}
 
     def _stage(self, name: str) -> Any:
         value = self._stages[name]
@@ -91,8 +94,17 @@ class ImageInput:
         return self._stage("patches")
 
     @property
+    def values(self) -> Tensor:
+        return self._stage("values")
+
+    @property
     def pooled(self) -> Tensor:
         return self._stage("pooled")
+
+    @property
+    def raw(self) -> Tensor:
+        """The joint feature before it was made a unit vector: [B, D]."""
+        return self._stage("pooled") * self._stage("norm")[:, None]
 
     def __len__(self) -> int:
         return next(len(v) for v in self._stages.values() if v is not None)

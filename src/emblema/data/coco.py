@@ -82,6 +82,9 @@ class Drawn(Sequence):
     def __len__(self) -> int:
         return len(self.outlines)
 
+    def only(self, rows) -> Drawn:
+        return Drawn([self.outlines[int(i)] for i in rows])
+
     def __getitem__(self, row):
         if self.outlines[row] is None:
             return None

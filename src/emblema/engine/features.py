@@ -26,7 +26,7 @@ from emblema.core.batch import Dataset, Level
 from emblema.core.errors import BadData
 from emblema.engine.encode import STAGE, Encoder
 
-FORMAT = 1  # of an entry; part of the key
+FORMAT = 2  # of an entry; part of the key
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Features:
         self.directory = Path(directory) if directory is not None else default_directory()
 
     def read(self, encoder: Encoder, data: Dataset, level: Level | str = Level.POOLED) -> Entry:
-        """Features of all records of `data`, from the cache or computed now. "hidden" is a level too."""
+        """Features of all records of `data`, from the cache or computed now. "hidden" and "values" are levels too."""
         stage = _stage(level)
         key = self.key(encoder, data, stage)
         folder = self.directory / "features" / key
