@@ -44,7 +44,8 @@ class Transfer(Method):
 
     A system defines `build(vlm, class_names)`: a module whose forward takes an `ImageInput` and gives logits [B, C].
     It may override `losses` (default: cross-entropy), `learn` (default: the optimiser loop), `select` (what is chosen
-    on validation pictures) and `logits` (what a fitted system says of a batch). The VLM is never changed.
+    on validation pictures) and `logits` (what a fitted system says of a batch). One with "no pictures" in its card's
+    `needs` learns from none. The VLM is never changed.
     """
 
     templates: tuple[str, ...] = ()  # hand-written prompts; empty: those of the data set
@@ -60,8 +61,10 @@ class Transfer(Method):
     def losses(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {"cross_entropy": F.cross_entropy(module(batch.x), batch.labels)}  # type: ignore[arg-type]
 
-    def learn(self, module: nn.Module, train: Inputs, on_step: OnStep | None = None) -> None:
-        """Change `module` by what `train` shows."""
+    def learn(self, module: nn.Module, train: Inputs | None, on_step: OnStep | None = None) -> None:
+        """Change `module` by what `train` shows; None for a system that needs no pictures."""
+        if train is None:
+            return
         optim = self.optim
         optimise(
             self,
@@ -102,8 +105,10 @@ class Transfer(Method):
         """
         self._model = vlm if isinstance(vlm, Model) else Model(vlm, preprocess_of(vlm))
         self._names, self._wording = checked_names(data.class_names), tuple(templates_for(data.card.name))
-        train = self.read(data, views=self.views, **reading)
-        self.check(train)
+        train = None
+        if "no pictures" not in self.card.needs:
+            train = self.read(data, views=self.views, **reading)
+            self.check(train)
         held_out = self.read(val, **reading) if val is not None and len(val) else None
         with seed.forked(self.seed, "build"):
             module = self.build(self._model.vlm, self._names)

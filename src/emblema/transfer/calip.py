@@ -31,6 +31,7 @@ class CALIP(Transfer):
         section="6.3.3 other",
         equation="logits = s (z . t + b_2 z . t^a + b_3 z^a . t),  t^a = softmax_S(A) F,  z^a = pool(softmax_C(A) T)",
         reads=Level.PATCHES,
+        needs=("no pictures",),
         claim="with weights chosen on validation pictures, CALIP is at least as accurate as zero-shot",
         oracle="b_2 = b_3 = 0: zero-shot; flat attention changes no answer",
         deviations=(
@@ -44,12 +45,6 @@ class CALIP(Transfer):
 
     def build(self, vlm, class_names):
         return Attention(vlm, self.hand(vlm, class_names), self.sharpness, self.renormalise, self.weights)
-
-    def check(self, train: Inputs):
-        """Training pictures are not used; any number will do."""
-
-    def learn(self, module, train: Inputs, on_step=None):
-        """Nothing is trained."""
 
     def select(self, module, val: Inputs):
         parts = [torch.cat(p) for p in zip(*(module.parts(b.x) for b in val.in_order()))]
