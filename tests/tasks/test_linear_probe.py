@@ -5,8 +5,8 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from emblema.core.errors import BadData
-from emblema.tasks import probe as probing
 from emblema.parts.logistic import choose_c, fit, stratified
+from emblema.tasks import probe as probing
 from emblema.tasks.linear_probe import LinearProbe
 from emblema.testing import tiny_model
 from emblema.testing.squares import squares
