@@ -6,8 +6,8 @@ from sklearn.linear_model import LogisticRegression
 
 from emblema.core.errors import BadData
 from emblema.tasks import probe as probing
+from emblema.parts.logistic import choose_c, fit, stratified
 from emblema.tasks.linear_probe import LinearProbe
-from emblema.tasks.probe import choose_c, fit, stratified
 from emblema.testing import tiny_model
 from emblema.testing.squares import squares
 
@@ -77,7 +77,7 @@ def test_classes_that_training_lacks_cost_accuracy_not_a_crash():
 
 
 def test_nan_features_are_refused():
-    with pytest.raises(BadData, match="features are NaN"):
+    with pytest.raises(BadData, match="2 of 2 rows of the features hold NaN"):
         fit(torch.full((2, 2), torch.nan), torch.tensor([0, 1]), 2, 1.0)
 
 

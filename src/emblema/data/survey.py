@@ -55,7 +55,7 @@ _PHOTO = "a photo of a {}."
 ACC, MPC = "accuracy", "mean per class"
 
 CLASSIFICATION = (
-    _classification("mnist", "MNIST", 1998, 10, 60_000, 10_000, ACC, folders=("mnist", "MNIST", "MNIST/raw"),
+    _classification("mnist", "MNIST", 1998, 10, 60_000, 10_000, ACC, folders=("mnist", "MNIST/raw", "raw", "MNIST"),
                     layouts=(Layout("idx", {}, {"train": 60_000, "test": 10_000}),)),
     _classification("caltech101", "Caltech-101", 2004, 102, 3_060, 6_085, MPC,
                     folders=("caltech-101", "caltech101", "Caltech101"), template=_PHOTO, base=(50, 800, 1549),

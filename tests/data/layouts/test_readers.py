@@ -97,8 +97,8 @@ def test_imagenet_and_its_shifts(tmp_path):
     hard = load(f"imagenet-a:{tmp_path}")
     assert len(hard.class_names) == 200 and [hard.class_names[v] for v in hard.labels] == ["stingray", "pomegranate"]
     assert len(load(f"imagenet-r:{tmp_path}").class_names) == 200
-    trees.put(tmp_path, {"imagenet-rendition/imagenet-r/n01498041/x.jpg": None})  # of ImageNet-A, not of R
-    with pytest.raises(BadData, match="'n01498041' is no class folder of imagenet-r"):
+    trees.put(tmp_path, {"imagenet-rendition/imagenet-r/n01558993/x.jpg": None})  # of ImageNet-A, not of R
+    with pytest.raises(BadData, match="'n01558993' is no class folder of imagenet-r"):
         load(f"imagenet-r:{tmp_path}")
     with pytest.raises(BadData, match=r"no split 'val'; its splits: train, test .*its val split"):
         load(f"imagenet:{tmp_path}", "val")
