@@ -89,3 +89,22 @@ def test_every_task_has_a_card_and_defaults():
             "robustness"} <= set(names)  # fmt: skip
     for name in names:
         assert find(name)().card.name == name
+
+
+def test_a_transfer_system_is_measured_by_the_same_tasks():
+    from emblema.transfer.base import coop_recipe
+    from emblema.transfer.coop import CoOp
+
+    data, model = squares(), tiny_model(cache=False, precision="fp32")
+    system = CoOp(seed=1, optim=coop_recipe(epochs=1.0))
+    system.fit(model, data.split("train"))
+    test = grouped()
+    top1 = float((system.predict(test).argmax(1) == labels_of(test)).float().mean())
+    for task in (ZeroShot(resamples=5), Robustness(resamples=5)):
+        found = task.run(system, test).metrics
+        assert top1 == pytest.approx(found["top1"].value) if "top1" in found else found["top1_shift"].value <= 1
+    assert Hierarchy(resamples=5, cuts=2).run(system, test).metrics["leaf_top1"].value == pytest.approx(top1, abs=0.2)
+    half = test.only_classes([2, 0])  # in another order: the system is asked for these classes
+    scores = system.for_classes(half.class_names, "squares").predict(half)
+    found = ZeroShot(resamples=5).run(system, half).metrics["top1"].value
+    assert found == pytest.approx(float((scores.argmax(1) == labels_of(half)).float().mean()))
