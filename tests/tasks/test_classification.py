@@ -8,7 +8,9 @@ from emblema.tasks import cards, find
 from emblema.tasks.action import Action
 from emblema.tasks.base import Predictor, labels_of
 from emblema.tasks.hierarchy import Hierarchy
+from emblema.tasks.linear_probe import LinearProbe
 from emblema.tasks.multi_label import MultiLabel
+from emblema.tasks.retrieval import Retrieval
 from emblema.tasks.robustness import Robustness
 from emblema.tasks.wording import Worded
 from emblema.tasks.zero_shot import ZeroShot
@@ -45,11 +47,15 @@ def test_a_predictor_and_the_model_it_is_made_of_agree(task):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("task", [*FACES, Action(resamples=20)], ids=lambda t: t.card.name)
+@pytest.mark.parametrize(
+    "task",
+    [*FACES, Action(resamples=20), LinearProbe(resamples=20), Retrieval(resamples=20)],
+    ids=lambda t: t.card.name,
+)
 def test_the_same_numbers_again_and_with_another_batch_size(task, precision):
-    data = grouped()
+    data, others = grouped(), {split: squares().split(split) for split in task.splits()}
     measure = lambda batch_size: task.evaluate(
-        tiny_model(cache=False, precision=precision, batch_size=batch_size), data
+        tiny_model(cache=False, precision=precision, batch_size=batch_size), data, **others
     )
     first, again, other = measure(24), measure(24), measure(7)
     assert first["metrics"] == again["metrics"] and first["protocol"] == again["protocol"] == other["protocol"]
