@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 
+NOTHING = 255  # of a label map: no class, or not to be counted
+
+
 @dataclass(frozen=True)
 class Boxes:
     """Boxes of one image in pixels, corners (x1, y1, x2, y2) with x2, y2 exclusive."""

@@ -11,12 +11,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from emblema.core.boxes import NOTHING
 from emblema.core.errors import BadData
 
-IGNORED = 255
 
 
-def confusion(predicted: Tensor, truth: Tensor, classes: int, ignored: int = IGNORED) -> Tensor:
+
+def confusion(predicted: Tensor, truth: Tensor, classes: int, ignored: int = NOTHING) -> Tensor:
     """Pixels by (true class, predicted class): two label maps of the same shape -> long [C, C].
 
     Pixels whose truth is `ignored` do not count, whatever was predicted there. Raises `BadData` on other labels out
