@@ -111,7 +111,9 @@ def checked(line: Line) -> dict[str, Any]:
     if missing := [name for name in FIELDS if name not in line]:
         raise BadData(f"a claim line lacks {', '.join(missing)}")
     if line["verdict"] != verdict(line["difference"]):
-        raise BadData(f"the claim of {line['system']} says {line['verdict']}, its interval {verdict(line['difference'])}")
+        raise BadData(
+            f"the claim of {line['system']} says {line['verdict']}, its interval {verdict(line['difference'])}"
+        )
     return dict(line)
 
 
@@ -189,7 +191,7 @@ def systems_tables(lines: Sequence[Line]) -> list[str]:
     """
     groups: dict[tuple[str, str], dict[tuple[str, str], dict[tuple[str, str], list[Line]]]] = {}
     for one in lines:
-        rule, set_, *rest = one["protocol"]["name"].split("/")
+        rule, _, *rest = one["protocol"]["name"].split("/")
         column = (one["data"], one["protocol"]["hash"])
         row = (one["system"], one["model"])
         groups.setdefault((rule, "/".join(rest)), {}).setdefault(row, {}).setdefault(column, []).append(one)
@@ -230,6 +232,7 @@ def _average(cells: Mapping[tuple[str, str], Sequence[Line]], columns: Sequence[
     mean = lambda name: math.fsum(_pooled([one["metrics"][name] for one in cells[c]])["value"] for c in columns)
     if metric == "harmonic":
         return tables.formatted(
-            metric, {"value": harmonic(mean("base") / len(columns), mean("novel") / len(columns)), "low": None, "high": None}
+            metric,
+            {"value": harmonic(mean("base") / len(columns), mean("novel") / len(columns)), "low": None, "high": None},
         )
     return tables.formatted(metric, {"value": mean(metric) / len(columns), "low": None, "high": None})
