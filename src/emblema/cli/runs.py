@@ -190,14 +190,12 @@ def evaluate(arguments: list[str], as_json: bool) -> Any:
 
     records = catalog.load(run.data)
     tested = _split(records, run.split)
-    others = {}
-    if "train split" in cls.card.needs:
-        others = {"train": records.split("train"), "val": records.split("val") if "val" in records.splits else None}
+    others = {s: _other(records, s, run.split) for s in task.splits()}
     model = load(run.model, device=run.device, precision=run.precision, batch_size=run.batch_size, cache=run.cache)
     found = task.evaluate(model, tested, run.split, **others)
     line = result.line(
         found,
-        system=run.system or ("linear-probe" if others else "zero-shot"),
+        system=run.system or ("linear-probe" if "train" in others else "zero-shot"),
         model=model.name,
         fields={"task": _resolved(task), "precision": model.precision, "preprocess": model.preprocess.to_json()},
         data_hash=identity(tested),
@@ -220,8 +218,17 @@ def evaluate(arguments: list[str], as_json: bool) -> Any:
 
 
 def _split(records: Any, split: str) -> Any:
-    """A named split; data without splits is taken whole."""
+    """A named split, or several ("val+test"); data without splits is taken whole."""
+    if "+" in split:
+        return records.where(split=[name for part in split.split("+") for name in records.split(part).splits])
     return records.split(split) if records.splits or split not in ("test", "all") else records
+
+
+def _other(records: Any, split: str, measured: str) -> Any:
+    """The training or validation records; None where there are no validation records apart from those measured."""
+    if split == "val" and ("val" not in records.splits or "val" in measured.split("+")):
+        return None
+    return records.split(split)
 
 
 def _resolved(value: Any) -> Any:

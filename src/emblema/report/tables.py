@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-PER_CENT = ("top", "mean_per_class", "ece", "R@", "recall", "IoU", "base", "novel", "harmonic", "accuracy", "mAP", "AP")
+PER_CENT = (  # parts of the names of shares
+    *("top", "mean_per_class", "ece", "R@", "recall", "IoU", "base", "novel", "harmonic", "accuracy", "mAP", "AP"),
+    *("roc_auc", "hca", "mta", "all_right", "gap", "robustness", "domain"),
+)
 
 
 def formatted(name: str, metric: Mapping[str, float | None], signed: bool = False) -> str:

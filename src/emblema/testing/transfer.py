@@ -19,8 +19,8 @@ from emblema.testing.squares import squares
 def check_transfer(cls: type) -> None:
     """Raises AssertionError with what is wrong. A system names what it cannot be checked on in its card:
 
-    "unlabelled" in `needs`: it is fitted on pictures without labels; "multi-label": on several labels a picture;
-    "masks": on label maps.
+    "no pictures" in `needs`: it is fitted on none; "unlabelled": on pictures without labels; "multi-label": on several
+    labels a picture; "masks": on label maps.
     """
     card = cls.card  # type: ignore[attr-defined]
     name, data = card.name, squares()
@@ -55,6 +55,8 @@ def check_transfer(cls: type) -> None:
     assert torch.allclose(small, logits, atol=1e-4), f"{name}: a picture's logits depend on its neighbours in the batch"
     check_saved(system, model, test, logits, name)
     check_other_classes(system, test, name)
+    if "no pictures" in card.needs:
+        return
     try:
         short(cls).fit(model, train.subset([]))
     except BadData:
@@ -67,9 +69,9 @@ def short(cls: type) -> Any:
     """The system with its defaults, trained for three steps."""
     system = cls()
     system.optim = replace(system.optim, steps=3, batch_size=8)
-    for field, value in (("views", min(system.views, 2)), ("epochs", 1)):
-        if field in vars(system):
-            setattr(system, field, value)
+    for name in ("views", "samples", "members", "crops"):
+        if name in vars(system):
+            setattr(system, name, min(getattr(system, name), 2))
     return system
 
 
@@ -102,10 +104,12 @@ def check_saved(system: Any, model: Any, test: Records, logits: Tensor, name: st
 
 
 def check_other_classes(system: Any, test: Records, name: str) -> None:
+    some = system.class_names_[2:0:-1]
+    check_logits(system.for_classes(some).predict(test), len(test), 2, name)
     try:
         other = system.for_classes(["tree", "house", "moon"])
     except ClosedClasses:
         return
     check_logits(other.predict(test), len(test), 3, name)
     same = system.for_classes(system.class_names_).predict(test)
-    assert torch.allclose(same, system.predict(test), atol=1e-5), f"{name}.for_classes() of its own classes differs"
+    assert torch.allclose(same, system.predict(test), atol=1e-4), f"{name}.for_classes() of its own classes differs"

@@ -44,7 +44,8 @@ class Transfer(Method):
 
     A system defines `build(vlm, class_names)`: a module whose forward takes an `ImageInput` and gives logits [B, C].
     It may override `losses` (default: cross-entropy), `learn` (default: the optimiser loop), `select` (what is chosen
-    on validation pictures) and `logits` (what a fitted system says of a batch). The VLM is never changed.
+    on validation pictures) and `logits` (what a fitted system says of a batch). One with "no pictures" in its card's
+    `needs` learns from none. The VLM is never changed.
     """
 
     templates: tuple[str, ...] = ()  # hand-written prompts; empty: those of the data set
@@ -60,8 +61,10 @@ class Transfer(Method):
     def losses(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {"cross_entropy": F.cross_entropy(module(batch.x), batch.labels)}  # type: ignore[arg-type]
 
-    def learn(self, module: nn.Module, train: Inputs, on_step: OnStep | None = None) -> None:
-        """Change `module` by what `train` shows."""
+    def learn(self, module: nn.Module, train: Inputs | None, on_step: OnStep | None = None) -> None:
+        """Change `module` by what `train` shows; None for a system that needs no pictures."""
+        if train is None:
+            return
         optim = self.optim
         optimise(
             self,
@@ -102,8 +105,10 @@ class Transfer(Method):
         """
         self._model = vlm if isinstance(vlm, Model) else Model(vlm, preprocess_of(vlm))
         self._names, self._wording = checked_names(data.class_names), tuple(templates_for(data.card.name))
-        train = self.read(data, views=self.views, **reading)
-        self.check(train)
+        train = None
+        if "no pictures" not in self.card.needs:
+            train = self.read(data, views=self.views, **reading)
+            self.check(train)
         held_out = self.read(val, **reading) if val is not None and len(val) else None
         with seed.forked(self.seed, "build"):
             module = self.build(self._model.vlm, self._names)
@@ -138,7 +143,9 @@ class Transfer(Method):
         """Logits of all pictures: [N, C]."""
         module = self.module_
         inputs = data if isinstance(data, Inputs) else self.read(data)
-        return torch.cat([self.logits(module, batch) for batch in inputs.in_order(self.predict_size)]).float()
+        logits = torch.cat([self.logits(module, batch) for batch in inputs.in_order(self.predict_size)]).float()
+        columns = vars(self).get("_columns")
+        return logits if columns is None else logits[:, columns]
 
     predict_size = 256  # pictures a batch of `predict`
 
@@ -158,10 +165,11 @@ class Transfer(Method):
     def for_classes(self, class_names: Sequence[str], name: str = "") -> Self:
         """The fitted system for other class names (base-to-novel, cross-data). `name` is the data set of the templates.
 
-        What is learnt is copied, what is made of class names is made anew. Raises `ClosedClasses` for systems that
-        learn something for each class.
+        Parameters, learnt or chosen, are copied; buffers, made of class names, are made anew. Systems that learn
+        something for each class name some of their own, and raise `ClosedClasses` for others.
         """
-        learnt = {n: p for n, p in self.module_.named_parameters() if p.requires_grad}
+        if self.card.closed and set(class_names) <= set(self.class_names_):
+            return self._narrowed(list(class_names))
         if self.card.closed:
             raise ClosedClasses(
                 f"{self.card.name} learns something for each class of {len(self._names)}, so it cannot name "
@@ -172,7 +180,7 @@ class Transfer(Method):
         twin._wording = tuple(templates_for(name)) if name else self._wording
         with seed.forked(self.seed, "build"):
             module = twin.build(self._model.vlm, twin._names)
-        fresh = dict(module.named_parameters())
+        learnt, fresh = (dict(m.named_parameters()) for m in (self.module_, module))
         unlike = [n for n, p in learnt.items() if fresh[n].shape != p.shape]
         if unlike:
             raise ClosedClasses(f"{unlike[0]} has a row a class: these settings of {self.card.name} cannot name others")
@@ -180,6 +188,14 @@ class Transfer(Method):
             for n, p in learnt.items():
                 fresh[n].copy_(p)
         twin._module = module.eval()
+        return twin
+
+    def _narrowed(self, class_names: list[str]) -> Self:
+        """The same answers among some of the classes."""
+        twin = copy.copy(self)
+        before = vars(self).get("_columns") or range(len(self._names))
+        twin._columns = [before[self._names.index(name)] for name in checked_names(class_names)]
+        twin._names = class_names
         return twin
 
     def save(self, folder: Path | str) -> None:

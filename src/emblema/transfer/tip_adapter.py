@@ -8,14 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from emblema.core.batch import ImageInput, Level
+from emblema.core.batch import Level
 from emblema.core.card import Card
 from emblema.engine.inputs import Inputs
-from emblema.parts.prompts import Borrowed
+from emblema.parts.adapters import Cache, raw_features
 from emblema.transfer.base import Transfer
 
 
@@ -35,7 +31,7 @@ class TipAdapter(Transfer):
         deviations=(
             "alpha and beta are searched on min(shots, 4) validation pictures a class, officially on the whole "
             "validation split, for ImageNet on the test split",
-            "the scale is the model's own, officially 100",
+            "the scale is the model's own, officially 100; one grid for all data sets, officially one each",
         ),
     )
     alpha: float = 1.0  # before the search
@@ -47,42 +43,7 @@ class TipAdapter(Transfer):
         return Cache(vlm, self.hand(vlm, class_names), self.alpha, self.beta)
 
     def learn(self, module, train: Inputs, on_step=None):
-        raw = train.arrays["pooled"] * train.arrays["norm"][..., None]  # [V, N, D]
-        module.keys = F.normalize(raw.mean(0), dim=-1)
-        module.values = F.one_hot(train.labels, len(module.hand)).float()
+        module.fill(raw_features(train.arrays), train.labels)
 
     def select(self, module, val: Inputs):
-        module.search(val, *self.search)
-
-
-class Cache(Borrowed):
-    """Text logits and the vote of the stored pictures."""
-
-    def __init__(self, vlm, hand: Tensor, alpha: float, beta: float):
-        super().__init__(vlm)
-        self.register_buffer("hand", hand)  # [C, D]
-        self.register_buffer("keys", hand.new_zeros(0, hand.shape[1]))  # [N, D]
-        self.register_buffer("values", hand.new_zeros(0, len(hand)))  # [N, C]
-        self.register_buffer("alpha", torch.tensor(alpha))
-        self.register_buffer("beta", torch.tensor(beta))
-
-    def forward(self, x: ImageInput) -> Tensor:
-        return self.vlm.logits(x.pooled, self.hand) + self.alpha * self.vote(x.pooled, self.beta)  # [B, C]
-
-    def vote(self, z: Tensor, beta: Tensor) -> Tensor:
-        return torch.exp(-beta * (1 - z @ self.keys.T)) @ self.values  # [B, C]
-
-    @torch.no_grad()
-    def search(self, val: Inputs, largest_beta: float, largest_alpha: float) -> None:
-        """The best of the official grid, 200 betas by 20 alphas; the first of equals."""
-        z, y = val.arrays["pooled"][0], val.labels
-        text = self.vlm.logits(z, self.hand)
-        best = -1.0
-        for i in range(200):
-            beta = torch.tensor(0.1 + i * (largest_beta - 0.1) / 200)
-            vote = self.vote(z, beta)
-            for j in range(20):
-                alpha = torch.tensor(0.1 + j * (largest_alpha - 0.1) / 20)
-                right = ((text + alpha * vote).argmax(-1) == y).float().mean().item()
-                if right > best:
-                    best, self.alpha, self.beta = right, alpha, beta
+        module.search(val.arrays["pooled"][0], val.labels, *self.search)
