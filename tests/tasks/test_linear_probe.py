@@ -46,7 +46,7 @@ def test_a_warm_start_ends_at_the_same_place_sooner(digits):
 def test_the_gradient_is_that_of_autograd(monkeypatch):
     seen = {}
     monkeypatch.setattr(
-        probing, "lbfgs", lambda objective, w, tol, steps: seen.setdefault("f", objective) and (w, [0] * len(w))
+        logistic, "lbfgs", lambda objective, w, tol, steps: seen.setdefault("f", objective) and (w, [0] * len(w))
     )
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(20, 5, generator=g), torch.randint(3, (20,), generator=g)
