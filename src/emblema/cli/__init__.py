@@ -1,7 +1,8 @@
 """The command line: `emblema VERB`. Torch is imported inside the verbs that need it, never for `list` or `--help`.
 
 Settings of a system or task are its dataclass fields. With `--json` standard output holds one JSON document and
-nothing else; progress, tables and warnings go to standard error. Exit code 2 means: what was asked cannot be done.
+nothing else; progress, tables and warnings go to standard error. Exit code 1 means: a check found faults; 2: what was
+asked cannot be done.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import IO, Any
 
 from emblema import __version__
 from emblema.cli.bench import bench
+from emblema.cli.common import Fails
 from emblema.cli.look import data, list_, show
 from emblema.cli.pictures import classify, search
 from emblema.cli.runs import evaluate, plan, pretrain, report
@@ -96,7 +98,7 @@ def _run(arguments: list[str], out: IO[str] | None) -> int:
     document = VERBS[verb](rest, out is not None)
     if out is not None:
         print(json.dumps(_plain(document), ensure_ascii=False, allow_nan=False), file=out, flush=True)
-    return 0
+    return 1 if isinstance(document, Fails) else 0
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,6 @@
-"""ProGrad: learnt words may not unlearn what zero-shot knows.
+"""ProGrad: learn from labels only what does not contradict the zero-shot answers.
 
-Where the gradient of the task points against that of staying near the zero-shot answers, the opposing part is removed.
+The part of the gradient of cross-entropy that would raise the divergence from zero-shot is taken out of it.
 """
 
 from __future__ import annotations
@@ -26,38 +26,39 @@ class ProGrad(Transfer):
         paper="2205.14865",
         year=2023,
         section="6.3.1 text prompt",
-        equation="g = g_d - lambda min(<g_d, g_g>, 0) g_g / |g_g|^2,  g_d of CE, g_g of T^2 KL(zero-shot || learnt)",
+        equation="g = g_CE - w <g_CE, n(g_KL)> n(g_KL)  where <g_CE, g_KL> < 0, else g_CE",
         reads=Level.POOLED,
-        claim="on novel classes, ProGrad (lambda 1) is more accurate than lambda 0, which is CoOp",
-        oracle="lambda 1: no opposing part is left; lambda 0: CoOp",
-        deviations=("the second loss is shown with the first, though it only turns the gradient",),
+        claim="trained on base classes, ProGrad names novel ones more accurately than CoOp",
+        oracle="w = 1: no gradient along g_KL is left; w = 0: CoOp",
     )
-    context_length: int = 16  # M, when no words are given
+    context_length: int = 16
     words: str = ""
-    weight: float = 1.0  # lambda: the share of the opposing part that is removed
-    temperature: float = 1.0  # T
+    weight: float = 1.0  # w
+    temperature: float = 1.0
     optim: Optim = field(default_factory=lambda: coop_recipe(epochs=100.0))
 
     def build(self, vlm, class_names):
         module = PromptClassifier(vlm, class_names, self.context_length, words=self.words)
-        module.register_buffer("hand", self.hand(vlm, class_names))  # [C, D]
+        module.register_buffer("hand", self.hand(vlm, class_names), persistent=False)
         return module
 
     def losses(self, module, batch):
-        logits, T = module(batch.x), self.temperature
-        teacher = (module.vlm.logits(batch.x.pooled, module.hand) / T).softmax(-1)  # [B, C]
-        general = -(teacher * (logits / T).log_softmax(-1)).sum(-1).mean() * T**2
-        return {"cross_entropy": F.cross_entropy(logits, batch.labels), "general": general}
+        logits, t = module(batch.x), self.temperature
+        teacher = module.vlm.logits(batch.x.pooled, module.hand)
+        soft = -((teacher / t).softmax(-1) * (logits / t).log_softmax(-1)).sum(-1).mean()
+        return {"cross_entropy": F.cross_entropy(logits, batch.labels), "zero_shot": t**2 * soft}
 
     def backward(self, module, losses):
         learnt = [p for p in module.parameters() if p.requires_grad]
-        task = torch.autograd.grad(losses["cross_entropy"].float(), learnt, retain_graph=True)
-        general = torch.autograd.grad(losses["general"].float(), learnt)
-        for parameter, g_d, g_g in zip(learnt, task, general):
-            parameter.grad = aligned(g_d, g_g, self.weight)
+        general = torch.autograd.grad(losses["zero_shot"], learnt, retain_graph=True)
+        special = torch.autograd.grad(losses["cross_entropy"], learnt)
+        for p, g_special, g_general in zip(learnt, special, general):
+            p.grad = aligned(g_special, g_general, self.weight)
 
 
-def aligned(g_d: Tensor, g_g: Tensor, share: float = 1.0) -> Tensor:
-    """`g_d` without `share` of its part against `g_g`; unchanged where the two agree."""
-    against = (g_d * g_g).sum().clamp(max=0)
-    return g_d - share * against / g_g.square().sum().clamp(min=1e-30) * g_g
+def aligned(special: Tensor, general: Tensor, weight: float) -> Tensor:
+    """`special` without its part against `general`."""
+    along = (special * general).sum()
+    if along >= 0:
+        return special
+    return special - weight * along / general.pow(2).sum() * general

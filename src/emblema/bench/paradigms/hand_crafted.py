@@ -18,7 +18,7 @@ from emblema.core.preprocess import Preprocess
 from emblema.data.datasets import Records
 from emblema.data.pictures import load_image
 from emblema.data.selection import Selection
-from emblema.tasks.linear_probe import fit
+from emblema.parts.logistic import fit
 
 TITLE = "hand-crafted features (HOG) + linear classifier"
 SIZE = 64  # pixels
