@@ -229,7 +229,7 @@ def test_data_show_of_a_folder(capsys, folder):
 
 
 def test_data_check(capsys, folder):
-    found = document(capsys, "data", "check", str(folder))
+    found = document(capsys, "data", "check", str(folder), code=1)
     assert found[0]["records"] == 4 and len(found[0]["broken"]) == 1
 
 

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -5,9 +7,10 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from emblema.core.errors import BadData
+from emblema.parts import logistic
+from emblema.parts.logistic import choose_c, fit, stratified
 from emblema.tasks import probe as probing
 from emblema.tasks.linear_probe import LinearProbe
-from emblema.tasks.probe import choose_c, fit, stratified
 from emblema.testing import tiny_model
 from emblema.testing.squares import squares
 
@@ -45,11 +48,11 @@ def test_a_warm_start_ends_at_the_same_place_sooner(digits):
 def test_the_gradient_is_that_of_autograd(monkeypatch):
     seen = {}
     monkeypatch.setattr(
-        probing, "lbfgs", lambda objective, w, tol, steps: seen.setdefault("f", objective) and (w, [0] * len(w))
+        logistic, "lbfgs", lambda objective, w, tol, steps: seen.setdefault("f", objective) and (w, [0] * len(w))
     )
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(20, 5, generator=g), torch.randint(3, (20,), generator=g)
-    probing.fit_together(x, y, 3, [2.0, 0.5], [None, None])
+    logistic.fit_together(x, y, 3, [2.0, 0.5], [None, None])
     w = torch.randn(2, 6, 3, generator=g, requires_grad=True)
     values, gradients = seen["f"](w.detach().flatten(1), torch.tensor([0, 1]))
     for i, c in enumerate((2.0, 0.5)):
@@ -61,7 +64,7 @@ def test_the_gradient_is_that_of_autograd(monkeypatch):
 def test_together_is_the_same_as_apart(digits):
     x, y = digits[0][:300], digits[1][:300]
     path = (0.01, 1.0, 100.0, 1e4)
-    together = probing.fit_together(x, y, 10, path, [None] * 4)
+    together = logistic.fit_together(x, y, 10, path, [None] * 4)
     for c, probe in zip(path, together):
         assert torch.allclose(probe(x).softmax(-1), fit(x, y, 10, c)(x).softmax(-1), atol=5e-3)
     assert len({p.steps for p in together}) > 1  # each leaves when it is done
@@ -89,7 +92,7 @@ def test_classes_that_training_lacks_cost_accuracy_not_a_crash():
 
 
 def test_nan_features_are_refused():
-    with pytest.raises(BadData, match="features are NaN"):
+    with pytest.raises(BadData, match="2 of 2 rows of the features hold NaN"):
         fit(torch.full((2, 2), torch.nan), torch.tensor([0, 1]), 2, 1.0)
 
 
@@ -138,3 +141,48 @@ def test_wrong_settings_teach():
         LinearProbe().run(model, data)
     with pytest.raises(BadData, match="no feature level 'deep'"):
         LinearProbe(level="deep").run(model, data, train=data)
+
+
+def test_the_peak_is_refined_by_halving(monkeypatch):
+    """Validation accuracy peaks at C = 10^0.6: the sweep finds 1, the halvings come within an eighth of a decade."""
+    tried = []
+
+    def fit_with_a_threshold(x, y, classes, several, starts):
+        tried.extend(several)
+        away = [abs(math.log10(c) - 0.6) / 10 for c in several]
+        return [logistic.Probe(torch.tensor([[0.0, 1.0], [0.0, -a]]), 1) for a in away]  # says 1 where x is above `a`
+
+    monkeypatch.setattr(logistic, "fit_together", fit_with_a_threshold)
+    x, y = torch.linspace(0, 1, 2001)[:, None], torch.ones(2001, dtype=torch.long)
+    chosen = choose_c(x, y, x, y, 2, halvings=4)
+    assert tried[:7] == list(logistic.COARSE) and len(tried) == len(set(tried)) == 7 + 2 * 4
+    assert abs(math.log10(chosen.c) - 0.6) <= 0.125 and [c for c, _ in chosen.path] == sorted(tried)
+
+
+def test_few_shots_are_drawn_and_kept_with_the_result():
+    data, model = squares(), tiny_model(cache=False, precision="fp32")
+    run = lambda **settings: LinearProbe(resamples=5, **settings).run(
+        model, data.split("test"), train=data.split("train"), val=data.split("val")
+    )
+    one, same, other = run(shots=2), run(shots=2), run(shots=2, seed=2)
+    keys = lambda outcome: [row["key"] for row in outcome.tables["draw"]]
+    assert one.sizes["train"] == 8 == len(keys(one)) and keys(one) == keys(same) != keys(other)
+    assert one.metrics == same.metrics
+    protocols = [LinearProbe(**s).protocol(model, data, "test") for s in ({}, {"shots": 2}, {"shots": 2, "seed": 2})]
+    assert len({p.hash for p in protocols}) == 3 and protocols[1].name == "linear-probe-hidden-2-shot/squares/test"
+
+
+def test_one_shot_without_validation_teaches():
+    data, model = squares(), tiny_model(cache=False, precision="fp32")
+    with pytest.raises(BadData, match="leave none to hold out"):
+        LinearProbe(shots=1).run(model, data.split("test"), train=data.split("train"))
+
+
+def test_a_fitted_system_has_no_features():
+    class Fitted:
+        def scores(self, data):
+            return torch.zeros(len(data), 4)
+
+    data = squares()
+    with pytest.raises(BadData, match="a linear probe needs features"):
+        LinearProbe().run(Fitted(), data.split("test"), train=data.split("train"))

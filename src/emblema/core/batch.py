@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -132,6 +133,16 @@ class Batch:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def noise(self, name: str, *shape: int) -> Tensor:
+        """Uniform numbers for each sample: [B, *shape], a function of the step, the sample's key and `name` alone.
+
+        So a chunk of the batch (gradient caching) sees the numbers that the whole batch would.
+        """
+        if self.generator is None:
+            raise ValueError(f"the noise {name!r} needs batch.generator: Batch(..., generator=torch.Generator())")
+        step = self.generator.initial_seed()
+        return torch.stack([torch.rand(shape, generator=_stream(step, name, key)) for key in self.keys])
+
     def rows(self, start: int, stop: int) -> Batch:
         """The samples start..stop as a batch of their own (gradient caching)."""
 
@@ -151,3 +162,8 @@ class Batch:
             progress=self.progress,
             generator=self.generator,
         )
+
+
+def _stream(*place: int | str) -> torch.Generator:
+    digest = hashlib.blake2b(repr(place).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

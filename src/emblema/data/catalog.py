@@ -1,5 +1,8 @@
 """Every data set by its name or its path: bundled sets first, then whatever lies at the path, told by its layout.
 
+A set of the survey that was brought is `NAME:PATH` (imagenet:/data/imagenet); its path alone does where the files
+tell which set they are.
+
 Names and cards are read without importing torch.
 """
 
@@ -14,9 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emblema.core.errors import BadData, UnknownName
+from emblema.data import survey
 
 if TYPE_CHECKING:
     from emblema.data.datasets import OnBroken, Records
+    from emblema.data.layouts import Located
+    from emblema.data.survey_card import SurveySet
 
 FOLDER = Path(__file__).parent / "bundled"
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
@@ -30,6 +36,7 @@ LAYOUTS = {
     "parquet": "parquet of pairs",
     "shards": "WebDataset tar files",
     "coco": "COCO instances or captions",
+    "survey": "a data set of the survey as published: emblema list data",
 }
 PARTS = ("backgrounds", "multilingual")  # bundled, but no set of pictures with words
 GENERATED = {
@@ -112,7 +119,7 @@ def load(
 
             records = as_clips(records)
     else:
-        records = read_path(name, on_broken)
+        records = read_path(name, on_broken, split)
     if split is not None:
         records = records.split(split)
     if verify:
@@ -122,8 +129,15 @@ def load(
     return records
 
 
-def read_path(path: str | Path, on_broken: OnBroken = "skip") -> Records:
-    """The records of a file, a folder, or shards written as `shard-{000..012}.tar`."""
+def read_path(path: str | Path, on_broken: OnBroken = "skip", split: str | None = None) -> Records:
+    """The records of a file, a folder, shards written as `shard-{000..012}.tar`, or a set of the survey as `NAME:PATH`.
+
+    `split` spares reading the other splits of a set of the survey.
+    """
+    if found := brought(path):
+        from emblema.data.layouts import read
+
+        return read(*found, split, on_broken)
     layout, files = sniff(path)
     if layout == "shards":
         from emblema.data.shards import read_shards
@@ -144,6 +158,32 @@ def read_path(path: str | Path, on_broken: OnBroken = "skip") -> Records:
     from emblema.data.image_folder import read_image_folder
 
     return read_image_folder(files[0], on_broken, VIDEOS if layout == "video-folder" else PICTURES)
+
+
+def brought(path: str | Path) -> tuple[SurveySet, Located] | None:
+    """(the survey's set, its layout) of `NAME:PATH`, or of a folder whose files tell which set it is; else None.
+
+    Raises `BadData` for the name of such a set alone: it has to be brought.
+    """
+    name, colon, place = str(path).partition(":")
+    row = survey.find(name)
+    if row is not None and (colon or not Path(name).exists()):
+        from emblema.data.layouts import locate, tell
+
+        if not row.layouts:
+            raise BadData(
+                f"{row.title} is listed only: bring its pairs as shards, a table or a folder, and give its path"
+            )
+        if not place:
+            raise BadData(
+                f"{row.name} is not bundled: bring it and say where, {row.name}:PATH. Layouts: {'; '.join(tell(row))}"
+            )
+        return row, locate(row, place)
+    if Path(path).is_dir():
+        from emblema.data.layouts import recognise
+
+        return recognise(Path(path))
+    return None
 
 
 def sniff(path: str | Path) -> tuple[str, list[Path]]:

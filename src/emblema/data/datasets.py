@@ -267,7 +267,8 @@ def collect(
     if on_broken == "refuse":
         report.refuse(name)
     if not rows:
-        raise BadData(f"{name}: no record could be read ({report})")
+        first = "; ".join(f"{s.key}: {s.reason}" for s in report.skips[:3])
+        raise BadData(f"{name}: no record could be read ({report}){f'. First: {first}' if first else ''}")
     columns = {c: [row.get(c) for row in rows] for c in dict.fromkeys(c for row in rows for c in row)}
     columns = {c: values for c, values in columns.items() if any(v is not None for v in values)}
     names = list(class_names or ())

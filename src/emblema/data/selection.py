@@ -9,6 +9,8 @@ so hyper-parameters and epochs cannot be chosen on the test split, not even by m
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,7 +34,8 @@ class Selection:
     `train`: `shots` pictures a class (None: all, 0: none), drawn by `fewshot.draw` from the training split before
     classes are left out; `val`: up to min(shots, `validation`) a class by the same dice, empty where there is none;
     `unlabelled`: the whole training split without labels, where the protocol allows it; `class_names`: what is learnt;
-    `draw`: shots, seed and keys, to be stored with the result. Asking for `test` raises `SealedSplit`.
+    `draw`: shots, seed and keys, to be stored with the result (`draw_id` is short for them). Asking for `test` raises
+    `SealedSplit`.
 
     `classes` is "all", "base", or the names to keep; `hides` are fields of a record ("boxes", "mask", "label") that
     training does not get; `held_out` is the split that is tested ("val" where a set has no other).
@@ -76,6 +79,11 @@ class Selection:
     def __repr__(self) -> str:
         count = f"{len(self.train)} training and {len(self.val)} validation records"
         return f"<selection of {self.data}: {count}, {len(self.class_names)} classes, seed {self.seed}>"
+
+    @property
+    def draw_id(self) -> str:
+        """12 hexadecimal digits that stand for the draw: equal, and the pictures were the same."""
+        return hashlib.sha256(json.dumps(self.draw, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def unlabelled(self) -> Records:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from emblema.data import survey
 from emblema.data.catalog import FOLDER
 
 # As published with CLIP (Radford et al., 2021, notebooks/Prompt_Engineering_for_ImageNet).
@@ -124,8 +125,18 @@ PUBLISHED = Path(__file__).parent / "names"  # a file a set of the survey: class
 
 
 def templates_for(name: str, folder: Path = FOLDER) -> tuple[str, ...]:
-    """The templates of `NAMED`, of a bundled set, or published for a set; "a photo of a {}." for any other data."""
-    return NAMED.get(name) or _bundled(folder).get(name) or published().get(name) or PLAIN
+    """The templates of `NAMED`, of a bundled set, or published for a set; "a photo of a {}." for any other data.
+
+    For the survey's sets they are CLIP's where it has them, else CoOp's one; those shifted from ImageNet have its own.
+    """
+    if name.startswith("imagenet-") and name in survey.SETS:
+        return IMAGENET
+    return NAMED.get(name) or _bundled(folder).get(name) or published().get(name) or _of_coop(name) or PLAIN
+
+
+def _of_coop(name: str) -> tuple[str, ...]:
+    row = survey.SETS.get(name)
+    return (row.template,) if row and row.template else ()
 
 
 def published(folder: Path | None = None) -> dict[str, tuple[str, ...]]:

@@ -27,6 +27,7 @@ from emblema.core.errors import BadData
 from emblema.engine.encode import STAGE, Encoder, Errors
 
 FORMAT = 2  # of an entry; part of the key
+FEW_TEXTS = 64  # fewer are encoded in less time than a file costs
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,30 @@ class Features:
         self._store(folder, arrays, {"data": data.card.name, "records": len(data), "stage": stage})
         return Entry(key, _load(folder) if folder.exists() else arrays, hit=False)
 
+    def texts(self, encoder: Encoder, texts: Sequence[str]) -> Tensor:
+        """Features [N, D] of texts, from the cache or computed now; a few are not worth a file.
+
+        The key is a hash of the text tower, its tokenizer, precision, device and every text. A tower whose tokenizer
+        cannot be told from another (no `identity()`) is asked each time.
+        """
+        tokenizer = getattr(getattr(encoder.vlm.text, "tokenizer", None), "identity", None)
+        if tokenizer is None or len(texts) < FEW_TEXTS:
+            return encoder.texts(texts)
+        parts = {
+            "format": FORMAT,
+            "tower": fingerprint(encoder.vlm.text),
+            "tokenizer": tokenizer(),
+            "precision": encoder.precision,
+            "device": encoder.device.type,
+            "texts": hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest(),
+        }
+        folder = self.directory / "features" / _hashed(parts)
+        if not (folder / "entry.json").exists():
+            z = encoder.texts(texts)
+            self._store(folder, {"text": z}, {"texts": len(texts)})
+            return z
+        return _load(folder)["text"]
+
     def files(self, encoder: Encoder, paths: Sequence[Path], stage: str = "joint") -> tuple[dict[str, Tensor], Errors]:
         """As `encoder.images(paths, stage)`, kept: pictures that cannot be read are remembered, too."""
         key = self.key(encoder, Files(paths), stage)  # type: ignore[arg-type]
@@ -80,7 +105,7 @@ class Features:
             "data": identity(data),
             "stage": stage,
         }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+        return _hashed(parts)
 
     @staticmethod
     def compute(encoder: Encoder, data: Dataset, level: Level | str = Level.POOLED) -> dict[str, Tensor]:
@@ -105,6 +130,10 @@ class Features:
             os.rename(partial, folder)
         except OSError:  # another process was first, or the disk is full
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _hashed(parts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _stage(level: Level | str) -> str:

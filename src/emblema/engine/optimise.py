@@ -172,7 +172,7 @@ def optimiser(
     ]
     fused = all(p.device.type in ("cpu", "cuda") for group in given for p in group["params"])
     if optim.algorithm == "sgd":
-        return torch.optim.SGD(given, lr=optim.lr, momentum=optim.momentum, fused=fused)
+        return torch.optim.SGD(given, lr=optim.lr, momentum=optim.momentum)  # fused, it refuses parameters not used
     kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
     if optim.algorithm not in kinds:
         raise ValueError(f'algorithm={optim.algorithm!r}: use "adamw", "adam" or "sgd"')

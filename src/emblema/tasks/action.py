@@ -12,11 +12,12 @@ from emblema.core.card import TaskCard
 from emblema.core.errors import BadData
 from emblema.data.datasets import Records
 from emblema.data.video import by_folder
+from emblema.parts.logistic import COARSE, HALVINGS
 from emblema.tasks import metrics
 from emblema.tasks.base import Outcome, Predictor, Task, labels_of
 from emblema.tasks.classification import scored
 from emblema.tasks.clips import Frames
-from emblema.tasks.probe import COARSE, HALVINGS, probed
+from emblema.tasks.probe import probed
 from emblema.tasks.protocols import template_id
 from emblema.tasks.statistics import bootstrap, mean_of
 from emblema.tasks.wording import scores_of, wording

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from emblema.core.card import TaskCard
+from emblema.parts.logistic import COARSE, HALVINGS
 from emblema.tasks.base import Outcome, Task, labels_of
 from emblema.tasks.classification import scored
-from emblema.tasks.probe import COARSE, HALVINGS, probed
+from emblema.tasks.probe import probed
 
 
 @dataclass(kw_only=True)

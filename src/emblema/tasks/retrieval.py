@@ -106,7 +106,7 @@ class Retrieval(Task):
         texts = list(dict.fromkeys(t for _, t in flat)) if self.merge else [t for _, t in flat]
         number = {t: j for j, t in enumerate(texts)}
         pairs = torch.tensor([(i, number[t] if self.merge else j) for j, (i, t) in enumerate(flat)])
-        z_image, z_text = vectors(model, data), model.embed_texts(texts)
+        z_image, z_text = vectors(model, data), getattr(model, "text_features", model.embed_texts)(texts)
         found = score(z_image, z_text, pairs, self.pool, self.resamples)
         notes = []
         if self.index:

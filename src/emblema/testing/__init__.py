@@ -73,7 +73,7 @@ def tiny_batch(size: int = 8, views: int = 2, pixels: int = 32, seed: int = 0) -
         images=pictures(),
         views=[pictures() for _ in range(views)],
         texts=[f"a {WORDS[i % len(WORDS)]} number {i}" for i in range(size)],
-        other_texts=[[f"one {WORDS[i % len(WORDS)]}"] for i in range(size)],
+        other_texts=[[f"one {WORDS[i % len(WORDS)]}" for i in range(size)]],
         labels=torch.arange(size) % 4,
         progress=0.5,
         generator=torch.Generator().manual_seed(seed),

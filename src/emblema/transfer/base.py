@@ -61,8 +61,10 @@ class Transfer(Method):
     def losses(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {"cross_entropy": F.cross_entropy(module(batch.x), batch.labels)}  # type: ignore[arg-type]
 
-    def learn(self, module: nn.Module, train: Inputs, on_step: OnStep | None = None) -> None:
-        """Change `module` by what `train` shows."""
+    def learn(self, module: nn.Module, train: Inputs | None, on_step: OnStep | None = None) -> None:
+        """Change `module` by what `train` shows; None for a system that needs no pictures."""
+        if train is None:
+            return
         optim = self.optim
         optimise(
             self,
@@ -110,8 +112,7 @@ class Transfer(Method):
         held_out = self.read(val, **reading) if val is not None and len(val) else None
         with seed.forked(self.seed, "build"):
             module = self.build(self._model.vlm, self._names)
-        if train is not None:
-            self.learn(module, train, on_step)
+        self.learn(module, train, on_step)
         module.eval().zero_grad(set_to_none=True)
         if held_out is not None:
             self.select(module, held_out)
