@@ -69,6 +69,10 @@ class Tower(nn.Module):
         """
         raise NoSuchDoor(f"{type(self).__name__} has no dense features")
 
+    def local(self, raw: Any, radius: int = 1) -> Tensor:
+        """What the tower pools from each place and its neighbours alone: [B, H, W, dim], not normalised."""
+        raise NoSuchDoor(f"{type(self).__name__} has no tokens to pool a neighbourhood of; use its dense features")
+
 
 class ImageTower(Tower):
     """An encoder of images: knows the size it was trained at and how its pixels are normalised."""

@@ -134,6 +134,11 @@ class ViT(Transformer, ImageTower):
         assert tokens.grid is not None
         return self.project(patches).unflatten(1, tokens.grid)  # [B, H, W, dim]
 
+    def local(self, raw: Tensor | Tokens, radius: int = 1) -> Tensor:
+        tokens = self.enter(raw if isinstance(raw, Tokens) else self.embed(raw))
+        assert tokens.grid is not None
+        return self.encode(tokens.around(radius)).unflatten(0, (len(tokens), *tokens.grid))
+
 
 class AttentionPool(nn.Module):
     """A learned query reads all tokens, then a residual feed-forward (SigLIP's head)."""

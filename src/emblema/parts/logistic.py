@@ -108,9 +108,7 @@ def fit_together(
     max_steps: int = 1000,
 ) -> list[Probe]:
     """The same for several C at once: one matrix product a step serves them all."""
-    if not x.isfinite().all():
-        broken = (~x.isfinite()).any(1).nonzero()[:, 0].tolist()
-        raise BadData(f"{len(broken)} of {len(x)} rows of the features hold NaN or infinity, e.g. row {broken[0]}")
+    refuse_nan(x)
     x, (n, width) = x.float(), x.shape
     rows = torch.arange(n)
     # the objective is divided by C * N: its scale does not depend on C
@@ -136,3 +134,10 @@ def fit_together(
     zero = torch.zeros(width + 1, classes)
     w, steps = lbfgs(objective, torch.stack([zero if s is None else s for s in starts]).flatten(1), tol, max_steps)
     return [Probe(one.view(width + 1, classes), int(k)) for one, k in zip(w, steps)]
+
+
+def refuse_nan(x: Tensor) -> None:
+    bad = (~x.isfinite()).any(1)
+    if bad.any():
+        first = int(bad.int().argmax())
+        raise BadData(f"{int(bad.sum())} of {len(x)} rows of the features hold NaN or infinity, e.g. row {first}")
