@@ -186,3 +186,9 @@ def test_a_fitted_system_has_no_features():
     data = squares()
     with pytest.raises(BadData, match="a linear probe needs features"):
         LinearProbe().run(Fitted(), data.split("test"), train=data.split("train"))
+
+
+def test_the_refinement_stays_within_the_path():
+    easy, labels = torch.eye(4).repeat(5, 1), torch.arange(4).repeat(5)
+    chosen = choose_c(easy, labels, easy, labels, 4, (0.1, 10.0), halvings=3)  # all are right: the smallest wins
+    assert chosen.c == 0.1 and [c for c, _ in chosen.path] == pytest.approx([0.1, 10**-0.75, 10**-0.5, 1.0, 10.0])
