@@ -314,7 +314,8 @@ def boxes_of(masks: np.ndarray, labels: Sequence[int]) -> Boxes:
     for i, mask in enumerate(masks):
         rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
         xyxy[i] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-    return Boxes(torch.from_numpy(xyxy), labels=torch.tensor(labels, dtype=torch.long))
+    areas = torch.from_numpy(masks.sum((1, 2)).astype(np.float32))
+    return Boxes(torch.from_numpy(xyxy), labels=torch.tensor(labels, dtype=torch.long), areas=areas)
 
 
 def _masks(instances: np.ndarray, labels: Sequence[int]) -> Masks:
