@@ -80,7 +80,7 @@ def run_pretraining(
         data = method.prepare(data)
         if "texts" in method.card.needs and len(data) and data[0].text is None:
             raise BadData(
-                f"{data.card.name} has no captions ({data[0].key!r} has none), and {method.card.name} learns from pairs: "
+                f"{data.card.name} has no captions ({data[0].key!r} has none), {method.card.name} learns from pairs: "
                 "take another set, or unicl, which writes class names into templates"
             )
         module = _build(method, random_seed, data, tokenizer)
