@@ -170,17 +170,15 @@ def read_proposals(path: str | Path) -> dict[str, Boxes]:
     """{key: boxes} from JSON {key: [[x1, y1, x2, y2] or [x1, y1, x2, y2, score], ...]}, in pixels of the picture."""
     try:
         said = json.loads(Path(path).read_text(encoding="utf-8"))
-        rows = {key: torch.tensor(value, dtype=torch.float32).reshape(len(value), -1) for key, value in said.items()}
+        rows = {key: torch.tensor(value, dtype=torch.float32) for key, value in said.items()}
     except (OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise BadData(
             f"{path} holds no proposals: {error}. Expected JSON {{key: [[x1, y1, x2, y2, score], ...]}}"
         ) from None
-    if wrong := [k for k, v in rows.items() if len(v) and (v.shape[1] not in (4, 5) or not v.isfinite().all())]:
+    rows = {key: value if value.numel() else torch.empty(0, 4) for key, value in rows.items()}
+    if wrong := [k for k, v in rows.items() if v.dim() != 2 or v.shape[1] not in (4, 5) or not v.isfinite().all()]:
         raise BadData(f"{path}: the boxes of {wrong[0]} are not [x1, y1, x2, y2] or [x1, y1, x2, y2, score]")
-    return {
-        k: Boxes(v[:, :4] if len(v) else torch.empty(0, 4), scores=v[:, 4] if len(v) and v.shape[1] == 5 else None)
-        for k, v in rows.items()
-    }
+    return {k: Boxes(v[:, :4], scores=v[:, 4] if v.shape[1] == 5 else None) for k, v in rows.items()}
 
 
 def _federated(data: Dataset, rows: Sequence[int], told: Vocabulary) -> dict[str, Any]:
@@ -195,6 +193,5 @@ def _federated(data: Dataset, rows: Sequence[int], told: Vocabulary) -> dict[str
 def _shown(one: dict[str, Any], data: Dataset, found: Boxes, names: Sequence[str]) -> dict[str, Any]:
     from emblema.report.draw import draw_boxes
 
-    assert found.scores is not None
-    likely = found.at(found.scores.argsort(descending=True)[:8])
+    likely = found if found.scores is None else found.at(found.scores.argsort(descending=True)[:8])
     return {**one, "image": draw_boxes(rgb(data[one["index"]]), likely, names)}
