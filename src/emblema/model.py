@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,16 @@ from PIL import Image
 from torch import Tensor
 
 from emblema.core.batch import Dataset, Level
+from emblema.core.boxes import Boxes
 from emblema.core.errors import BadData
+from emblema.core.find import find
 from emblema.core.preprocess import Preprocess
+from emblema.data.pictures import flatten, open_picture
 from emblema.data.templates import fill
+from emblema.engine.dense import ZeroShotSegmenter, label_map
 from emblema.engine.encode import Encoder, Errors
 from emblema.engine.features import Features
+from emblema.engine.regions import ZeroShotDetector
 from emblema.frameworks.vlm import VLM, frozen
 
 Picture = str | Path | bytes | Image.Image | np.ndarray | Tensor
@@ -41,6 +47,24 @@ def load(name_or_path: str | Path = "default", device: str = "auto", precision: 
     templates = sets.get("default", PLAIN) if isinstance(sets, dict) else sets
     name = Path(name_or_path).name or str(name_or_path)
     return Model(loaded.vlm, loaded.preprocess, templates or PLAIN, name, device=device, precision=precision, **options)
+
+
+def load_any(name_or_path: str | Path = "default", *, system: str = "", **options: Any) -> Any:
+    """A model, or the student that a folder holds: what `--model` takes.
+
+    A student's folder has a `config.json` with {"kind": "student", "system": NAME}; the rest is the system's own: the
+    class of that name in `distill` has `load(folder)`, which gives a `Segmenter`, a `Detector` or both
+    (`emblema.tasks.base`) with a `name`. `system` names another class, or the `.py` file of your own: a folder never
+    says which file of code to run.
+    """
+    about = Path(name_or_path) / "config.json"
+    described = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
+    if described.get("kind") != "student":
+        if system:
+            raise BadData(f"{name_or_path} holds no student: --system is for folders that `emblema distill` wrote")
+        return load(name_or_path, **options)
+    cls = find("distill", system or str(described.get("system", "")).removesuffix(".py"))
+    return cls.load(Path(name_or_path))  # type: ignore[attr-defined]
 
 
 class Model:
@@ -134,6 +158,36 @@ class Model:
         """softmax over the texts of the scaled cosines: [N, D], [C, D] -> [N, C]"""
         return self.vlm.logits(z_image.to(self.device), z_text.to(self.device)).softmax(-1).cpu()
 
+    def segment(
+        self,
+        images: Sequence[Picture] | Picture,
+        labels: Sequence[str],
+        templates: Sequence[str] | None = None,
+        background: str = "prompts",
+        **options: Any,
+    ) -> list[Tensor]:
+        """Which label each pixel shows: a map [H, W] a picture, numbers in `labels`, 255 for none of them.
+
+        `background` says how a pixel becomes none of them, `options` how places are read: the fields of
+        `engine.dense.ZeroShotSegmenter` ("features", "enlarge", "window", ...).
+        """
+        labels, segmenter = checked_labels(labels), ZeroShotSegmenter(**options)
+        scores = segmenter.segment(self, as_pictures(images), labels, templates, background)
+        return [label_map(s, len(labels)) for s in scores]
+
+    def detect(
+        self,
+        images: Sequence[Picture] | Picture,
+        labels: Sequence[str],
+        templates: Sequence[str] | None = None,
+        **options: Any,
+    ) -> list[Boxes]:
+        """What of the labels is where: `Boxes` a picture, in its pixels, with `labels` (numbers) and `scores`.
+
+        `options` are the fields of `engine.regions.ZeroShotDetector` ("regions", "most_proposals", "floor", ...).
+        """
+        return ZeroShotDetector(**options).detect(self, as_pictures(images), checked_labels(labels), templates)
+
     def features(self, data: Dataset, level: Level | str = Level.POOLED) -> Tensor:
         """Features of a data set from the cache, computed when they are not there: [N, ...]."""
         name = {"hidden": "hidden", Level.PATCHES: "patches", Level.EMBEDDED: "tokens"}.get(level, "pooled")
@@ -147,6 +201,11 @@ class Model:
             return self.try_images(paths)
         parts, errors = self.cache.files(self.encoder, paths)
         return parts["pooled"], errors
+
+
+def as_pictures(images: Any) -> list[Image.Image]:
+    """RGB pictures of whatever `as_sources` takes; transparency is laid over white."""
+    return [flatten(open_picture(source), (255, 255, 255)) for source in as_sources(images)]
 
 
 def as_sources(images: Any) -> list[Any]:

@@ -108,7 +108,8 @@ def test_around_takes_the_neighbours_of_each_place():
     tokens = image_tokens()  # a grid of 2 x 3
     alone = tokens.around(0)
     assert alone.grid == (1, 1) and alone.x.shape == (12, 2, 4)
-    assert alone.patches()[:6, 0].equal(tokens.patches()[0]) and alone.pooled()[6:].equal(tokens.pooled()[1].expand(6, -1))
+    assert alone.patches()[:6, 0].equal(tokens.patches()[0])
+    assert alone.pooled()[6:].equal(tokens.pooled()[1].expand(6, -1))
     with pytest.raises(ValueError, match="no neighbourhood of 3x3"):
         tokens.around(1)
     wide = Tokens(torch.arange(21.0)[None, :, None], torch.tensor([0]), first_patch=1, grid=(4, 5)).around(1)

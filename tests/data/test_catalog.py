@@ -18,7 +18,8 @@ def test_names_need_no_torch():
 
 
 def test_names_and_near_misses(bundle):
-    assert names(bundle) == ["emblem-actions", "emblem-objects", "emblem-photos", "emblem-scenes", "emblems"]
+    scenes = ["emblem-scenes", "emblem-scenes-large", "emblem-scenes-pairs"]
+    assert names(bundle) == ["emblem-actions", "emblem-objects", "emblem-photos", *scenes, "emblems"]
     card = next(c for c in cards(bundle) if c["name"] == "emblem-photos")
     assert card["trainable"] is False and card["sizes"] == {"test": 1}
     with pytest.raises(UnknownName, match="did you mean emblem-scenes"):

@@ -111,6 +111,35 @@ def test_scenes_survive_coco_and_back(scenes, tmp_path):
     assert [c["novel"] for c in json.loads(path.read_text())["categories"]] == [False] * 8 + [True] * 4
 
 
+def test_a_share_of_the_training_scenes_shows_novel_things(bundle):
+    some, all_ = (Scenes(novel_in_train=share, folder=bundle) for share in (0.3, True))
+    novel = lambda scenes, split: [any(v >= 8 for v in scenes.scene(i, split).labels) for i in range(80)]
+    mixed = novel(some, "train")
+    assert 0 < sum(mixed) < sum(novel(all_, "train")) and sum(novel(some, "test")) > sum(mixed)
+    assert same(some[mixed.index(True)], all_[mixed.index(True)])  # the scenes that may are those of True
+    with pytest.raises(BadData, match="share of the training scenes"):
+        Scenes(novel_in_train=3, folder=bundle)
+
+
+def test_compositional_classes_are_a_colour_and_a_thing(bundle):
+    scenes = load("emblem-scenes-pairs", folder=bundle)
+    base, novel = scenes.base_classes(), scenes.novel_classes()
+    assert len(base) == 8 and len(novel) == 4 and scenes.card.name == "emblem-scenes-pairs"
+    assert {w for name in novel for w in name.split()} <= {w for name in base for w in name.split()}
+    assert {v for i in range(40) for v in scenes.scene(i).labels} == set(range(8))
+    for number in range(12):
+        record = scenes.scene(number, "test")
+        pixels = np.asarray(record.image).astype(float)
+        for mask, label in zip(record.mask.instances.numpy(), record.boxes.labels.tolist()):
+            colour = scenes.class_names[label].split()[0]
+            r, g, b = pixels[mask].mean(0)
+            assert {"red": r > 1.5 * max(g, b), "green": g > 1.3 * max(r, b), "blue": b > 1.3 * max(r, g),
+                    "yellow": min(r, g) > 1.5 * b}[colour]  # fmt: skip
+        assert all(
+            scenes.class_names[v] in record.texts[-1] or scenes.class_names[v] in record.text for v in record.labels
+        )
+
+
 def test_size_and_number_of_things(bundle):
     small = Scenes(size=64, things=(2, 2), folder=bundle)
     assert small[0].image.size == (64, 64) and {len(small[i].boxes) for i in range(20)} <= {1, 2}

@@ -1,4 +1,4 @@
-"""Parity with faster-coco-eval, to the last digits, where evaluators differ: ties, crowds, nothing found, nothing there."""
+"""Parity with faster-coco-eval to the last digits where evaluators differ: ties, crowds, nothing found or there."""
 
 import contextlib
 import io

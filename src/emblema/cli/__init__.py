@@ -17,6 +17,7 @@ from typing import IO, Any
 from emblema import __version__
 from emblema.cli.bench import bench
 from emblema.cli.common import Fails
+from emblema.cli.dense import detect, segment
 from emblema.cli.look import data, list_, show
 from emblema.cli.pictures import classify, search
 from emblema.cli.runs import evaluate, plan, pretrain, report
@@ -29,6 +30,8 @@ Vision-language models for vision tasks: pre-training, transfer, distillation an
 with your own pictures
   classify FOLDER --labels "cat,dog,red car"     which of these words fits each picture
   search FOLDER "a red fish"                     pictures that fit the words, best first
+  segment FOLDER --labels "cat,dog" --out DIR    pictures with what is where painted over
+  detect FOLDER --labels "cat,dog" --out DIR     pictures with boxes drawn in
 
 systems of the survey
   list [pretrain|transfer|distill|data|tasks|protocols|models] [--by section]
@@ -38,7 +41,7 @@ systems of the survey
   plan pretrain SYSTEM --batch 32768             parameters and memory before a run
 
 measuring
-  evaluate TASK --data emblem-objects            zero-shot, retrieval, linear-probe
+  evaluate TASK --data emblem-objects            zero-shot, retrieval, detection, segmentation, ...
   bench paradigms                                the survey's five paradigms, accuracy against labels
   report FILES                                   tables from result lines
   data list|show|check|build                     the data sets
@@ -56,6 +59,8 @@ VERBS = {
     "evaluate": evaluate,
     "classify": classify,
     "search": search,
+    "segment": segment,
+    "detect": detect,
     "bench": bench,
     "report": report,
     "plan": plan,

@@ -12,7 +12,7 @@ from emblema.cli.common import parser_of, table, words
 from emblema.core.errors import BadData
 
 
-def _with_model(verb: str, about: str) -> argparse.ArgumentParser:
+def with_model(verb: str, about: str) -> argparse.ArgumentParser:
     parser = parser_of(verb, about)
     parser.add_argument("--model", default="default", help="a name from `emblema list models`, or a checkpoint folder")
     parser.add_argument("--device", default="auto")
@@ -28,7 +28,7 @@ def _load(options: Any) -> Any:
 
 
 def classify(arguments: list[str], as_json: bool) -> Any:
-    parser = _with_model("classify", "Which of the given words fits each picture.")
+    parser = with_model("classify", "Which of the given words fits each picture.")
     parser.add_argument("pictures", nargs="+", help="folders (searched with their subfolders) or files")
     parser.add_argument("--labels", required=True, help='"cat,dog,red car", or a text file with a label a line')
     parser.add_argument("--templates", help='"a drawing of a {}.", or a text file with a template a line')
@@ -38,8 +38,8 @@ def classify(arguments: list[str], as_json: bool) -> Any:
     from emblema.model import checked_labels
 
     labels = checked_labels(words(options.labels))
-    templates = _templates(options.templates)
-    paths = _pictures(options.pictures)
+    templates = templates_of(options.templates)
+    paths = pictures_in(options.pictures)
     model = _load(options)
     z_text = model.class_vectors(labels, templates)
     z, errors = model.try_images(paths)
@@ -75,7 +75,7 @@ def classify(arguments: list[str], as_json: bool) -> Any:
 
         shown = [{"image": f["path"], "name": Path(f["path"]).name, "labels": f["labels"][:3]} for f in found[:500]]
         print(f"page: {page.write(options.page, title='Classified', pictures=shown)}", file=sys.stderr)
-    _all_broken(paths, errors)
+    all_broken(paths, errors)
     return found
 
 
@@ -84,14 +84,14 @@ def _best(labels: list[dict]) -> tuple[str, str]:
 
 
 def search(arguments: list[str], as_json: bool) -> Any:
-    parser = _with_model("search", "Pictures that fit the words, best first.")
+    parser = with_model("search", "Pictures that fit the words, best first.")
     parser.add_argument("pictures", nargs="+", help="folders (searched with their subfolders) or files, then the words")
     parser.add_argument("--top", type=int, default=10, help="pictures shown")
     parser.add_argument("--page", help="write an HTML page with the pictures here")
     options = parser.parse_args(arguments)
     if len(options.pictures) < 2 or not options.pictures[-1].strip():
         raise BadData('say what to search for: emblema search FOLDER "a red fish"')
-    paths, words = _pictures(options.pictures[:-1]), options.pictures[-1]
+    paths, words = pictures_in(options.pictures[:-1]), options.pictures[-1]
     model = _load(options)
     z, errors = model.file_features(paths)
     for i, reason in errors:
@@ -106,11 +106,11 @@ def search(arguments: list[str], as_json: bool) -> Any:
 
         shown = [{"image": f["path"], "name": Path(f["path"]).name, "score": f["score"]} for f in found]
         print(f"page: {page.write(options.page, title=words, pictures=shown)}", file=sys.stderr)
-    _all_broken(paths, errors)
+    all_broken(paths, errors)
     return found
 
 
-def _pictures(places: Sequence[str]) -> list[Path]:
+def pictures_in(places: Sequence[str]) -> list[Path]:
     from emblema.data.catalog import PICTURES
 
     found: list[Path] = []
@@ -127,12 +127,12 @@ def _pictures(places: Sequence[str]) -> list[Path]:
     return found
 
 
-def _all_broken(paths: Sequence[Any], errors: Sequence[tuple[int, str]]) -> None:
+def all_broken(paths: Sequence[Any], errors: Sequence[tuple[int, str]]) -> None:
     if len(errors) == len(paths):
         raise BadData(f"none of the {len(paths)} pictures can be read; the first: {errors[0][1]}")
 
 
-def _templates(text: str | None) -> list[str] | None:
+def templates_of(text: str | None) -> list[str] | None:
     if text is None:
         return None
     from emblema.tasks.wording import read_templates

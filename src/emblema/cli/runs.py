@@ -47,8 +47,9 @@ class EvaluateRun:
 
     data: str  # a name from `emblema list data`, or a path
     split: str = "test"
-    model: str = "default"  # a name from `emblema list models`, or a checkpoint folder
+    model: str = "default"  # a name from `emblema list models`, a checkpoint folder, or that of a distilled student
     system: str = ""  # name in the result line; default: how the model is used
+    student: str = ""  # your own .py file with the system that the student's folder is of
     out: str = ""  # append the result line to this file
     page: str = ""  # write an HTML page here
     device: str = "auto"
@@ -185,21 +186,23 @@ def evaluate(arguments: list[str], as_json: bool) -> Any:
     run, task = options_of(f"evaluate {name}", EvaluateRun, cls, rest)
     from emblema.data import catalog
     from emblema.engine.features import identity, weights_id
-    from emblema.model import load
+    from emblema.model import load_any
     from emblema.report import page, result
 
     records = catalog.load(run.data)
     tested = _split(records, run.split)
     others = {s: _other(records, s, run.split) for s in task.splits()}
-    model = load(run.model, device=run.device, precision=run.precision, batch_size=run.batch_size, cache=run.cache)
+    options = {"device": run.device, "precision": run.precision, "batch_size": run.batch_size, "cache": run.cache}
+    model = load_any(run.model, system=run.student, **options)
     found = task.evaluate(model, tested, run.split, **others)
     line = result.line(
         found,
-        system=run.system or ("linear-probe" if "train" in others else "zero-shot"),
+        system=run.system
+        or ("linear-probe" if "train" in others else (task.system(model) if hasattr(model, "vlm") else model.name)),
         model=model.name,
-        fields={"task": _resolved(task), "precision": model.precision, "preprocess": model.preprocess.to_json()},
+        fields={"task": _resolved(task)} | _how(model),
         data_hash=identity(tested),
-        weights=weights_id(model.vlm),
+        weights=weights_id(model.vlm) if hasattr(model, "vlm") else "",
     )
     if run.out:
         result.append(run.out, line)
@@ -215,6 +218,13 @@ def evaluate(arguments: list[str], as_json: bool) -> Any:
         for note in line["notes"]:
             print(note)
     return line | {"tables": found["tables"]}
+
+
+def _how(model: Any) -> dict[str, Any]:
+    """How a model reads pictures; a student says nothing of it."""
+    if not hasattr(model, "vlm"):
+        return {}
+    return {"precision": model.precision, "preprocess": model.preprocess.to_json()}
 
 
 def _split(records: Any, split: str) -> Any:

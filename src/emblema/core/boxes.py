@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
-
 
 NOTHING = 255  # of a label map: no class, or not to be counted
 
@@ -40,7 +39,8 @@ class Boxes:
 
     def at(self, index: Tensor) -> Boxes:
         """The boxes that a bool [N] or a long [M] picks, with all that belongs to them."""
-        return Boxes(**{f.name: None if (v := getattr(self, f.name)) is None else v[index] for f in fields(self)})
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: v[index] for name, v in parts.items() if v is not None})
 
     @property
     def area(self) -> Tensor:

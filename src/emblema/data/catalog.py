@@ -39,15 +39,18 @@ LAYOUTS = {
     "survey": "a data set of the survey as published: emblema list data",
 }
 PARTS = ("backgrounds", "multilingual")  # bundled, but no set of pictures with words
+_SCENES = {
+    "task": "detection",
+    "licence": "that of emblems and backgrounds",
+    "source": "generated from a seed",
+    "trainable": True,
+}
 GENERATED = {
-    "emblem-scenes": {
-        "name": "emblem-scenes",
-        "title": "Composed scenes with relations, boxes and masks",
-        "task": "detection",
-        "licence": "that of emblems and backgrounds",
-        "source": "generated from a seed",
-        "trainable": True,
-    }
+    "emblem-scenes": _SCENES | {"name": "emblem-scenes", "title": "Composed scenes with relations, boxes and masks"},
+    "emblem-scenes-large": _SCENES
+    | {"name": "emblem-scenes-large", "title": "Composed scenes of 24 base and 12 novel categories"},
+    "emblem-scenes-pairs": _SCENES
+    | {"name": "emblem-scenes-pairs", "title": "Composed scenes whose classes are a colour and a thing, novel pairs"},
 }
 
 
@@ -107,9 +110,9 @@ def load(
     """
     name = str(name_or_path)
     if name in GENERATED:
-        from emblema.data.scenes import Scenes
+        from emblema.data.scenes import NAMES, Scenes
 
-        records: Records = Scenes(folder=folder)
+        records: Records = Scenes(categories={v: k for k, v in NAMES.items()}[name], folder=folder)
     elif name in names(folder):
         from emblema.data.bundled import read_bundled
 

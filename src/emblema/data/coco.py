@@ -72,6 +72,7 @@ def read_coco(path: Path | str, images: Path | str | None = None, on_broken: OnB
     if "outlines" in records.columns:
         records.columns["mask"] = Drawn(records.columns.pop("outlines"))
     records.class_names = [c["name"] for c in categories]
+    records.class_facts = {c["name"]: {k: c[k] for k in ("novel", "frequency") if k in c} for c in categories}
     return records
 
 
@@ -154,7 +155,8 @@ def _boxes(notes: Sequence[Mapping[str, Any]], number: Mapping[Any, int]) -> Box
     xywh = torch.tensor([n["bbox"] for n in notes], dtype=torch.float32).reshape(-1, 4)
     labels = torch.tensor([number[n["category_id"]] for n in notes], dtype=torch.long)
     crowd = torch.tensor([bool(n.get("iscrowd", 0)) for n in notes], dtype=torch.bool)
-    return Boxes.from_xywh(xywh, labels=labels, crowd=crowd)
+    areas = torch.tensor([n.get("area", n["bbox"][2] * n["bbox"][3]) for n in notes], dtype=torch.float32)
+    return Boxes.from_xywh(xywh, labels=labels, crowd=crowd, areas=areas)
 
 
 def _folders(path: Path) -> list[Path]:

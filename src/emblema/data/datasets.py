@@ -71,6 +71,8 @@ class Records:
     ...), which `column` and `where` reach. All views (`split`, `subset`, `where`, ...) share them.
     """
 
+    class_facts: Mapping[str, Mapping[str, Any]] = {}  # class name -> what files say of it: "novel", "frequency"
+
     def __init__(
         self,
         card: DatasetCard,
@@ -209,13 +211,16 @@ class Records:
         return view
 
     def novel_classes(self) -> list[str]:
-        """The names of the classes marked novel, in order; a class is novel when its records are."""
+        """The names of the classes marked novel, in order: themselves, or all of their records."""
         return [n for i, n in enumerate(self.class_names) if i in self._novel()]
 
     def base_classes(self) -> list[str]:
         return [n for i, n in enumerate(self.class_names) if i not in self._novel()]
 
     def _novel(self) -> set[int]:
+        told = {i for i, name in enumerate(self.class_names) if self.class_facts.get(name, {}).get("novel")}
+        if told or "novel" not in self.columns:
+            return told
         return {v for v, new in zip(self.labels, self.column("novel")) if new and v is not None}
 
     def _view(self, index: np.ndarray) -> Self:

@@ -44,6 +44,14 @@ CATEGORIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
     ),
 }
+# of the compositional design: a class is a colour and a thing, and every word of a novel pair is in base pairs too
+COLOURS = {"red": (214, 48, 40), "green": (46, 158, 72), "blue": (46, 92, 214), "yellow": (242, 200, 40)}
+HELD_OUT = ("red car", "green house", "blue cat", "yellow car")
+CATEGORIES["pairs"] = (
+    tuple(p for p in (f"{c} {t}" for c in COLOURS for t in ("car", "cat", "house")) if p not in HELD_OUT),
+    HELD_OUT,
+)
+NAMES = {"small": "emblem-scenes", "large": "emblem-scenes-large", "pairs": "emblem-scenes-pairs"}
 MONOCHROME = ("emojione-monotone", "fluent-emoji-high-contrast")
 SIZES = {"train": 10_000, "val": 500, "test": 1_000}  # scenes a split, by default
 RELATIONS = {  # and their opposites
@@ -91,10 +99,13 @@ class Scenes(Records):
         categories: str | tuple[Sequence[str], Sequence[str]] = "small",
         things: tuple[int, int] = (1, 4),  # fewest and most in a scene
         sizes: dict[str, int] | None = None,  # scenes a split
-        novel_in_train: bool = False,
+        novel_in_train: float = 0,  # share of the training scenes that may show novel things; True: all
         folder: Path | None = None,  # of the bundled sets
     ):
+        if not 0 <= novel_in_train <= 1:
+            raise BadData(f"novel_in_train={novel_in_train}: it is a share of the training scenes, 0 to 1")
         base, novel = CATEGORIES[categories] if isinstance(categories, str) else categories
+        self.design = "compositional" if categories == "pairs" else "atomic"
         self.seed, self.size, self.things, self.novel_in_train = seed, size, things, novel_in_train
         self.base, self.novel, self.drawn = list(base), list(novel), [*base, *novel]
         sizes = dict(sizes or SIZES)
@@ -103,7 +114,8 @@ class Scenes(Records):
         self._stock: dict[Any, Any] = {}
         keys = [f"scene/{seed}/{split}/{i}" for split, n in sizes.items() for i in range(n)]
         splits = [split for split, n in sizes.items() for _ in range(n)]
-        card = DatasetCard(**{**GENERATED["emblem-scenes"], "classes": len(base) + len(novel), "sizes": sizes})
+        about = GENERATED[NAMES[categories] if isinstance(categories, str) else "emblem-scenes"]
+        card = DatasetCard(**{**about, "classes": len(base) + len(novel), "sizes": sizes})
         super().__init__(card, {"key": keys, "split": splits}, [*base, *novel], ReadReport(read=len(keys)))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -132,7 +144,7 @@ class Scenes(Records):
         stock = self._stickers(split)
         random = np.random.default_rng((self.seed, _SPLITS.index(split), number))
         backdrop = self._backdrop(random, split)
-        placed = self._place(random, stock)
+        placed = self._place(random, stock, self._kept_out(split, number))
         alpha = _paint(backdrop, placed)
         visible = [p for p, a in zip(placed, alpha) if a.any()]
         masks = np.stack([a for a in alpha if a.any()])
@@ -147,10 +159,16 @@ class Scenes(Records):
             mask=_masks(masks, [p.sticker.label for p in visible]),
         )
 
-    def _place(self, random: np.random.Generator, stock: dict[int, list[int]]) -> list[Placed]:
+    def _kept_out(self, split: str, number: int) -> bool:
+        """Whether a scene may show no novel thing, by dice of its own."""
+        if split == "test" or self.novel_in_train in (0, 1):
+            return False  # the stock says it for all scenes
+        return np.random.default_rng((self.seed, _SPLITS.index(split), number, 1)).random() >= self.novel_in_train
+
+    def _place(self, random: np.random.Generator, stock: dict[int, list[int]], base_only: bool) -> list[Placed]:
         """Things in the order in which they are painted: distinct classes, little overlap, some standing on others."""
         count = int(random.integers(self.things[0], self.things[1] + 1))
-        labels = random.permutation(list(stock))[:count]
+        labels = [n for n in random.permutation(list(stock)) if not base_only or n < len(self.base)][:count]
         low, high = (0.3, 0.6) if count == 1 else (0.22, 0.42)
         placed: list[Placed] = []
         for label in labels:
@@ -193,14 +211,20 @@ class Scenes(Records):
         kind = "test" if split == "test" else "train"
         if kind not in self._stock:
             names = self.drawn if kind == "test" or self.novel_in_train else self.base
-            objects = read_bundled("emblem-objects", self.folder).split(kind).where(label_name=names)
+            parts = {n: n.split(" ", 1) if self.design == "compositional" else ("", n) for n in names}
+            things = {thing for _, thing in parts.values()}
+            objects = read_bundled("emblem-objects", self.folder).split(kind).where(label_name=things)
             stickers = self._stock.setdefault("stickers", [])
             found: dict[int, list[int]] = {self.drawn.index(n): [] for n in names}
             for record in objects:
-                if record.domain not in MONOCHROME:
-                    label = self.drawn.index(objects.class_names[record.label or 0])
+                if record.domain in MONOCHROME:
+                    continue
+                shown = objects.class_names[record.label or 0]
+                for name in (n for n in names if parts[n][1] == shown):
+                    label = self.drawn.index(name)
                     found[label].append(len(stickers))
-                    stickers.append(_sticker(record.image, label))
+                    sticker = _sticker(record.image, label)
+                    stickers.append(_tinted(sticker, parts[name][0]) if parts[name][0] else sticker)
             if bare := [self.drawn[c] for c, numbers in found.items() if not numbers]:
                 raise BadData(f"no {kind} sticker in emblem-objects for {', '.join(bare)}: choose other categories")
             self._stock[kind] = found
@@ -314,7 +338,8 @@ def boxes_of(masks: np.ndarray, labels: Sequence[int]) -> Boxes:
     for i, mask in enumerate(masks):
         rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
         xyxy[i] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-    return Boxes(torch.from_numpy(xyxy), labels=torch.tensor(labels, dtype=torch.long))
+    areas = torch.from_numpy(masks.sum((1, 2)).astype(np.float32))
+    return Boxes(torch.from_numpy(xyxy), labels=torch.tensor(labels, dtype=torch.long), areas=areas)
 
 
 def _masks(instances: np.ndarray, labels: Sequence[int]) -> Masks:
@@ -374,6 +399,14 @@ def _sticker(picture: Any, label: int) -> Sticker:
     image = Image.fromarray(rgba)
     box = Image.fromarray((rgba[..., 3] >= 128).astype(np.uint8)).getbbox()
     return Sticker(image.crop(box), label, colour_name(rgba))
+
+
+def _tinted(sticker: Sticker, colour: str) -> Sticker:
+    """The sticker in shades of one colour."""
+    rgba = np.asarray(sticker.image)
+    shade = 0.3 + 0.7 * (rgba[..., :3] @ np.array([0.299, 0.587, 0.114]))[..., None] / 255
+    pixels = np.concatenate([(shade * COLOURS[colour]).round().astype(np.uint8), rgba[..., 3:]], -1)
+    return Sticker(Image.fromarray(pixels), sticker.label, colour)
 
 
 def _resized(image: Image.Image, side: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import torch
 
 from emblema.core.batch import Record
-from emblema.core.boxes import Boxes, Masks
+from emblema.core.boxes import Masks
 from emblema.core.errors import BadData, SealedSplit
 from emblema.data import fewshot
 from emblema.data.datasets import Records, trainable
@@ -138,8 +138,7 @@ def _narrowed(record: Record, new: dict[int, int]) -> Record:
     if boxes is not None and boxes.labels is not None:
         keep = torch.tensor([int(v) in new for v in boxes.labels], dtype=torch.bool)
         labels = torch.tensor([new[int(v)] for v in boxes.labels[keep]], dtype=torch.long)
-        part = lambda x: None if x is None else x[keep]
-        boxes = Boxes(boxes.xyxy[keep], labels, part(boxes.scores), part(boxes.crowd))
+        boxes = replace(boxes.at(keep), labels=labels)
     if mask is not None:
         table = torch.full((max(256, int(mask.labels.max()) + 1),), IGNORED)
         table[list(new)] = torch.tensor(list(new.values()))

@@ -67,30 +67,33 @@ class DenseFeatures:
 class ZeroShotSegmenter(DenseFeatures):
     """`segment(pictures, labels)` of a model and words.
 
-    `background` says what a pixel of no class is. "none": there is no such pixel. "prompts": the words of
-    `backgrounds` compete with the labels. "threshold": the best label's probability is below `threshold`. "cam": each
-    label's map is stretched to 0..1 over the picture, and nothing has the score (1 - best)^2 (CLIP-ES).
     With `window` (in units of the size the tower was trained at) the enlarged picture is read in windows `stride` of
     themselves apart, the last ones moved back inside; where they overlap their scores are averaged.
     """
 
-    background: str = "none"
-    backgrounds: tuple[str, ...] = WORDS
-    threshold: float = 0.5
     window: float = 0.0  # 0: the whole picture at once
     stride: float = 0.75
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.background not in BACKGROUNDS:
-            raise BadData(f"background {self.background!r}: choose {', '.join(BACKGROUNDS)}")
+    backgrounds: tuple[str, ...] = WORDS  # for the background "prompts"
+    threshold: float = 0.5  # for the background "threshold"
 
     @torch.inference_mode()
-    def scores(
-        self, model: Any, images: Sequence[Image.Image], labels: Sequence[str], templates: Sequence[str] | None = None
+    def segment(
+        self,
+        model: Any,
+        images: Sequence[Image.Image],
+        labels: Sequence[str],
+        templates: Sequence[str] | None = None,
+        background: str = "none",
     ) -> Iterator[Tensor]:
-        """[K, H, W] of each picture at its own size, or [K + 1, H, W] where the last plane is "none of them"."""
-        words = [*labels, *(w for w in self.backgrounds if w not in labels)] if self.background == "prompts" else labels
+        """[K, H, W] of each picture at its own size, or [K + 1, H, W] where the last plane is "none of them".
+
+        What is none of the labels: with the background "none" nothing is; with "prompts" the words of `backgrounds`
+        compete; with "threshold" the best label has a probability below `threshold`; with "cam" each label's map
+        is stretched to 0..1 over the picture, and nothing has the score (1 - best)^2 (CLIP-ES).
+        """
+        if background not in BACKGROUNDS:
+            raise BadData(f"background {background!r}: choose {', '.join(BACKGROUNDS)}")
+        words = [*labels, *(w for w in self.backgrounds if w not in labels)] if background == "prompts" else labels
         z_text = model.class_vectors(list(words), templates)
         side = round(self.window * model.preprocess.size)
         for start in range(0, len(images), TOGETHER):
@@ -103,15 +106,16 @@ class ZeroShotSegmenter(DenseFeatures):
                 cosine = [(next(maps) @ z_text.T).permute(2, 0, 1) for _ in at]
                 if len(at) > 1:
                     cosine = [averaged(cosine, at, (pixels.shape[1], pixels.shape[2]))]
-                yield self._with_background(_resized(cosine[0], image.height, image.width), model, len(labels))
+                cosine = _resized(cosine[0], image.height, image.width)
+                yield self._with_nothing(cosine, model, len(labels), background)
 
-    def _with_background(self, cosine: Tensor, model: Any, classes: int) -> Tensor:
-        if self.background == "prompts":
+    def _with_nothing(self, cosine: Tensor, model: Any, classes: int, background: str) -> Tensor:
+        if background == "prompts":
             return torch.cat([cosine[:classes], cosine[classes:].amax(0, keepdim=True)])
-        if self.background == "threshold":
+        if background == "threshold":
             probability = (model.vlm.scale.cpu() * cosine).softmax(0)
             return torch.cat([probability, torch.full_like(cosine[:1], self.threshold)])
-        if self.background == "cam":
+        if background == "cam":
             low, high = cosine.amin((1, 2), keepdim=True), cosine.amax((1, 2), keepdim=True)
             cam = (cosine - low) / (high - low).clamp(min=1e-8)
             return torch.cat([cam, (1 - cam.amax(0, keepdim=True)) ** 2])

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 PER_CENT = (  # parts of the names of shares
-    *("top", "mean_per_class", "ece", "R@", "recall", "IoU", "base", "novel", "harmonic", "accuracy", "mAP", "AP"),
+    *("top", "mean_per_class", "ece", "R@", "recall", "IoU", "base", "novel", "harmonic", "accuracy", "AP", "AR"),
     *("roc_auc", "hca", "mta", "all_right", "gap", "robustness", "domain"),
 )
 

@@ -1,22 +1,24 @@
 """What every task shares: a dataclass of options that turns a model and a data set into metrics with intervals.
 
-Who is measured shows one of two faces. A `Predictor` scores the classes of the data it is handed: fitted transfer
-systems and students. An `Embedder` gives vectors of pictures and of words: `emblema.Model`; class names written into
-templates make a predictor of it (`tasks/wording.py`).
+Who is measured shows one of these faces. A `Predictor` scores the classes of the data it is handed: fitted transfer
+systems and students. A `Segmenter` and a `Detector` do so for pixels and boxes. An `Embedder` gives vectors of pictures
+and of words: `emblema.Model`; class names written into templates make a predictor of it (`tasks/wording.py`).
 """
 
 from __future__ import annotations
 
 import time
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from emblema.core.batch import Dataset, Level
+from emblema.core.boxes import Boxes
 from emblema.core.card import TaskCard as Card  # so that this file is not taken for a task
 from emblema.core.errors import BadData
 from emblema.tasks.protocols import Protocol
@@ -48,7 +50,27 @@ class Embedder(typing.Protocol):
         ...
 
 
-Model = Any  # a Predictor or an Embedder, as the task asks
+class Segmenter(typing.Protocol):
+    """Whoever labels pixels with words: students, and `emblema.Model`."""
+
+    def segment(self, images: Sequence[Image], labels: Sequence[str]) -> Iterable[Tensor]:
+        """One for each RGB picture: a label map [H, W] long (numbers in `labels`, 255 for none of them), or scores of
+        any size, higher is likelier: [K, h, w], or [K + 1, h, w] where the last plane is "none of them".
+        """
+        ...
+
+
+class Detector(typing.Protocol):
+    """Whoever finds things named by words: students, and `emblema.Model`."""
+
+    def detect(self, images: Sequence[Image], labels: Sequence[str]) -> Iterable[Boxes]:
+        """One for each RGB picture, in its pixels: boxes with `labels` (numbers in `labels`) and `scores`, and with
+        `masks` [N, H, W] where it has them. Overlapping boxes of a class are already suppressed.
+        """
+        ...
+
+
+Model = Any  # whatever of these the task asks for
 
 
 @dataclass
@@ -83,6 +105,10 @@ class Task:
     def options(self) -> dict[str, Any]:
         """The part of the fields that decides what is measured."""
         return {}
+
+    def system(self, model: Model) -> str:
+        """How the model is used, for a result line that nobody named."""
+        return "zero-shot"
 
     def template_set(self, model: Model, data: Dataset) -> str:
         """Identifier of the template set, if the task uses one."""

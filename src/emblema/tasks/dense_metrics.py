@@ -15,8 +15,6 @@ from emblema.core.boxes import NOTHING
 from emblema.core.errors import BadData
 
 
-
-
 def confusion(predicted: Tensor, truth: Tensor, classes: int, ignored: int = NOTHING) -> Tensor:
     """Pixels by (true class, predicted class): two label maps of the same shape -> long [C, C].
 
@@ -56,7 +54,7 @@ def pixel_accuracy(matrix: Tensor) -> Tensor:
 
 
 def mean_iou(matrix: Tensor, among: Tensor | None = None) -> Tensor:
-    """Mean of the classes' IoU, over those that `among` [C] picks: [..., C, C] -> [...]; absent classes do not count."""
+    """Mean IoU of the classes that `among` [C] picks: [..., C, C] -> [...]; absent classes do not count."""
     found = iou(matrix)
     return (found if among is None else found[..., among]).nanmean(-1)
 

@@ -48,6 +48,7 @@ class Found:
     classes: Sequence[str] = ()
     columns: Mapping[str, Callable[[list], Sequence]] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # see `Records.class_facts`
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,7 @@ def read(row: SurveySet, at: Located, split: str | None = None, on_broken: OnBro
         if name in records.columns:
             records.columns[name] = wrap(list(records.columns[name]))
     records.class_names = list(found.classes) or records.class_names
+    records.class_facts = found.facts
     records.report.notes += found.notes
     task = {"retrieval": "image-text"}.get(row.task, row.task)
     records.card = replace(

@@ -7,6 +7,7 @@ all instances are marked; all others are unknown there. Source: Gupta et al., ar
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from emblema.data.coco import read_coco
@@ -25,7 +26,8 @@ def read(place: Place) -> Found:
     pictures = place.path(PICTURES).parent
     files = {s: place.path(f) for s, f in FILES.items() if place.wants(s)}
     parts = [(s, read_coco(f, images=pictures)) for s, f in files.items() if f.exists()]
-    return found_in(parts, parts[0][1].class_names if parts else ())
+    found = found_in(parts, parts[0][1].class_names if parts else ())
+    return replace(found, facts=parts[0][1].class_facts) if parts else found
 
 
 def frequencies(path: Path) -> list[str]:
