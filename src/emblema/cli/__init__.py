@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from emblema import __version__
 from emblema.cli.bench import bench
+from emblema.cli.caption import caption
 from emblema.cli.common import Fails
 from emblema.cli.look import data, list_, show
 from emblema.cli.pictures import classify, search
@@ -29,6 +30,7 @@ Vision-language models for vision tasks: pre-training, transfer, distillation an
 with your own pictures
   classify FOLDER --labels "cat,dog,red car"     which of these words fits each picture
   search FOLDER "a red fish"                     pictures that fit the words, best first
+  caption FOLDER --model RUN                     a sentence for each picture, by a model of coca
 
 systems of the survey
   list [pretrain|transfer|distill|data|tasks|protocols|models] [--by section]
@@ -56,6 +58,7 @@ VERBS = {
     "evaluate": evaluate,
     "classify": classify,
     "search": search,
+    "caption": caption,
     "bench": bench,
     "report": report,
     "plan": plan,

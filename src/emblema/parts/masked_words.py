@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emblema.core.gather import gather, world_size
 from emblema.core.tokens import Tokens
 from emblema.encoders.text import TextTower
 from emblema.encoders.tokenizers import TextIds
@@ -51,3 +52,8 @@ class MaskedWords(nn.Module):
         each = F.cross_entropy(self.head(h[chosen]).float(), targets[chosen], reduction="none")  # [T]
         count = chosen.sum(1).to(each.dtype)
         return torch.stack([torch.zeros_like(count).index_add(0, row, each), count], 1)
+
+
+def token_mean(words: Tensor) -> Tensor:
+    """[b, 2] sums and counts of predicted words -> their mean over the joint batch; 0 when there were none."""
+    return words[:, 0].sum() * world_size() / gather(words[:, 1].detach()).sum().clamp(min=1)
