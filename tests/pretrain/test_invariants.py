@@ -12,7 +12,7 @@ from emblema.engine.grad_cache import cached_gradients
 from emblema.engine.precision import autocast
 from emblema.testing import tiny_batch
 
-NAMES = ("clip", "slip", "declip", "otter", "filip", "unicl", "kelip", "clippo")
+NAMES = ("clip", "slip", "declip", "otter", "filip", "unicl", "kelip", "clippo", "coca")
 
 
 def method_of(name, **fields):
@@ -92,6 +92,7 @@ FLAT = {  # the contrastive term when the scale is next to nothing: ln B as a me
     "unicl": ("image_text_label", 1.0),
     "kelip": ("image_text", 1.0),
     "clippo": ("image_text", 1.0),
+    "coca": ("image_text", 1.0),
 }
 
 
