@@ -151,7 +151,7 @@ def test_classify_with_labels_of_a_file(capsys, folder, tmp_path):
         (["classify", "{}", "--labels", "cat", "--templates", "a photo"], "no place for the class name"),
         (["search", "{}"], "say what to search for"),
         (["evaluate", "zero-shoot", "--data", "squares"], "did you mean zero-shot"),
-        (["evaluate"], "known: action, hierarchy, linear-probe, multi-label, "),
+        (["evaluate"], "known: action, detection, hierarchy, linear-probe, multi-label, "),
         (["evaluate", "zero-shot", "--data", "squars"], "no data set or path 'squars'"),
         (["evaluate", "zero-shot", "--data", "squares", "--split", "tset"], "no split 'tset'"),
         (["pretrain", "./nowhere.py"], "no file nowhere.py"),
