@@ -101,7 +101,7 @@ class FLAVA(Pretrain):
         chosen = [data[i * len(data) // self.pictures].image for i in range(self.pictures)][: max(len(data), 1)]
         if any(source is None for source in chosen):
             raise BadData(f"{data.card.name} has records without a picture: visual words cannot be made from it")
-        images, broken = load_batch(chosen, preprocess_of(module["vlm"]), threads=1)
+        images, broken = load_batch(chosen, preprocess_of(module["vlm"]), threads=1)  # type: ignore[arg-type]
         bad = {i for i, _ in broken}
         whole = images[[i for i in range(len(images)) if i not in bad]]
         if not len(whole):
@@ -119,6 +119,7 @@ class FLAVA(Pretrain):
         if batch.images is None or batch.texts is None:
             return terms
 
+        assert text.length is not None
         other, matched = self.partners(batch)
         other, matched = other.to(image.x.device), matched.to(image.x.device)
         shown = changed(text, x=text.x[other], pool_at=text.pool_at[other], length=text.length[other])
@@ -126,7 +127,7 @@ class FLAVA(Pretrain):
             image.with_x(vlm.image.norm(image.x)), shown.with_x(vlm.text.norm(shown.x))
         )  # [B, 1 + L_i + L_t, width]
         kept = ~matched[:, None]  # only what really belongs together can help
-        first = image.first_patch
+        first = image.first_patch or 0
         fused_patches = joint.image_part[:, first : first + codes.shape[1]]
         terms["mmm_image"] = token_mean(
             fill_in(module["fused_patches"], fused_patches, codes.masked_fill(kept, IGNORE))
