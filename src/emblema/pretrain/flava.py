@@ -98,7 +98,8 @@ class FLAVA(Pretrain):
 
     def begin(self, module: Learnt, data: Dataset) -> None:
         """Make the visual words from pictures spread over the data."""
-        chosen = [data[i * len(data) // self.pictures].image for i in range(self.pictures)][: max(len(data), 1)]
+        count = min(self.pictures, len(data))
+        chosen: list[Any] = [data[i * len(data) // count].image for i in range(count)]
         if any(source is None for source in chosen):
             raise BadData(f"{data.card.name} has records without a picture: visual words cannot be made from it")
         images, broken = load_batch(chosen, preprocess_of(module["vlm"]), threads=1)  # type: ignore[arg-type]
@@ -157,6 +158,7 @@ class FLAVA(Pretrain):
         """Transformed tokens of images with blocks hidden, and the codes of what was hidden [B, P]."""
         image = module["vlm"].image
         tokens = image.embed(batch.images)
+        assert tokens.grid is not None
         H, W = tokens.grid
         count, smallest = round(self.mask_image * H * W), max(round(H * W * 16 / 196), 1)
         seeds = (batch.noise("blocks", 1)[:, 0].double() * 2**24).long().tolist()
