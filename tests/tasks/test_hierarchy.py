@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from emblema.core.errors import BadData
-from emblema.tasks.hierarchy import Hierarchy, cut, flattened
+from emblema.data.tree import cut, flattened
+from emblema.tasks.hierarchy import Hierarchy
 from emblema.testing import tiny_model
 from emblema.testing.squares import NAMES, squares
 

@@ -12,7 +12,7 @@ from .packages import PACKAGES, PackageError, default_cache
 
 __all__ = ["PACKAGES", "STEPS", "PackageError", "build_all", "default_cache"]
 
-STEPS = ("emblems", "photos", "backgrounds", "actions", "downstream", "cards")
+STEPS = ("emblems", "photos", "backgrounds", "actions", "downstream", "tree", "cards")
 
 
 def build_all(
@@ -24,7 +24,7 @@ def build_all(
 ) -> None:
     """Write all bundled sets, or those of one step, into `out_dir`.
 
-    `only` is one of `STEPS`; `downstream` and `cards` read what the earlier steps wrote. `larger` takes more
+    `only` is one of `STEPS`; `downstream`, `tree` and `cards` read what the earlier steps wrote. `larger` takes more
     icon sets into `emblems` than are shipped. `attribution` is where the page of credits goes, by default
     `ATTRIBUTION.md` in `out_dir`. Raises `ValueError` for an unknown step, `PackageError` when a package
     cannot be had.
