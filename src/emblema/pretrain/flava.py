@@ -52,7 +52,7 @@ class FLAVA(Pretrain):
             "visual codes are k-means of patch pixels, 512 of them (8192 of DALL-E's tokenizer, which does not ship)",
             "MIM and MLM read the pictures and the texts of the pairs: there are no further sets here; a batch without "
             "texts has MIM only, one without pictures MLM only",
-            "a wrong caption is another one of the batch, exchanged behind the text leg; one that says the same is right",
+            "a wrong caption is another one of the batch, exchanged behind the text leg; one that says the same fits",
             "the text vector is read at the end token and not at [CLS]: both read the whole text",
             "a batch without a real pair has zero terms; transformers then takes all pairs for real",
             "trained in one stage from random weights (unimodal stages first in the paper)",
@@ -122,7 +122,12 @@ class FLAVA(Pretrain):
 
         other, matched = self.partners(batch)
         other, matched = other.to(image.x.device), matched.to(image.x.device)
-        shown = changed(text, x=text.x[other], pool_at=text.pool_at[other], length=text.length[other])
+        shown = changed(
+            text,
+            x=text.x[other],
+            pool_at=text.pool_at[other],
+            length=None if text.length is None else text.length[other],
+        )
         joint = vlm.fuse(
             image.with_x(vlm.image.norm(image.x)), shown.with_x(vlm.text.norm(shown.x))
         )  # [B, 1 + L_i + L_t, width]
