@@ -258,7 +258,8 @@ def scene_iou(vlm: VLM) -> float:
     matrix = torch.zeros(len(words), len(words))
     for record in (scenes[i] for i in range(100)):
         assert record.mask is not None
-        pixels = load_batch([record.image], replace(model.preprocess, mode="squash"), threads=1)[0]
+        picture: Any = record.image
+        pixels = load_batch([picture], replace(model.preprocess, mode="squash"), threads=1)[0]
         with torch.inference_mode():
             scores = (vlm.encode_patches(pixels) @ words.T).permute(0, 3, 1, 2)  # [1, C, h, w]
         truth = record.mask.labels
