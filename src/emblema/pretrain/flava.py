@@ -52,7 +52,7 @@ class FLAVA(Pretrain):
             "visual codes are k-means of patch pixels, 512 of them (8192 of DALL-E's tokenizer, which does not ship)",
             "MIM and MLM read the pictures and the texts of the pairs: there are no further sets here; a batch without "
             "texts has MIM only, one without pictures MLM only",
-            "a wrong caption is another one of the batch, exchanged behind the text leg; one of equal words is right",
+            "a wrong caption is another one of the batch, exchanged behind the text leg; one that says the same fits",
             "the text vector is read at the end token and not at [CLS]: both read the whole text",
             "a batch without a real pair has zero terms; transformers then takes all pairs for real",
             "trained in one stage from random weights (unimodal stages first in the paper)",
@@ -102,7 +102,7 @@ class FLAVA(Pretrain):
         chosen: list[Any] = [data[i * len(data) // count].image for i in range(count)]
         if any(source is None for source in chosen):
             raise BadData(f"{data.card.name} has records without a picture: visual words cannot be made from it")
-        images, broken = load_batch(chosen, preprocess_of(module["vlm"]), threads=1)  # type: ignore[arg-type]
+        images, broken = load_batch(chosen, preprocess_of(module["vlm"]), threads=1)
         bad = {i for i, _ in broken}
         whole = images[[i for i in range(len(images)) if i not in bad]]
         if not len(whole):
@@ -120,10 +120,14 @@ class FLAVA(Pretrain):
         if batch.images is None or batch.texts is None:
             return terms
 
-        assert text.length is not None
         other, matched = self.partners(batch)
         other, matched = other.to(image.x.device), matched.to(image.x.device)
-        shown = changed(text, x=text.x[other], pool_at=text.pool_at[other], length=text.length[other])
+        shown = changed(
+            text,
+            x=text.x[other],
+            pool_at=text.pool_at[other],
+            length=None if text.length is None else text.length[other],
+        )
         joint = vlm.fuse(
             image.with_x(vlm.image.norm(image.x)), shown.with_x(vlm.text.norm(shown.x))
         )  # [B, 1 + L_i + L_t, width]
