@@ -98,7 +98,7 @@ def test_show(capsys):
     fields = {f["name"]: f for f in found["fields"]}
     assert fields["temperature"]["default"] == "0.1" and fields["arch"]["default"] == "'small'"
     assert fields["weight"]["help"] == "of the image-image term"
-    assert len(found["deviations"]) == 2 and found["command"].startswith("emblema pretrain slip")
+    assert len(found["deviations"]) == 3 and found["command"].startswith("emblema pretrain slip")
     cli.main(["show", "clip"])
     out = capsys.readouterr().out
     assert "CE(s z_I z_T^T)" in out and "emblema pretrain clip" in out and "2103.00020" in out
@@ -151,7 +151,7 @@ def test_classify_with_labels_of_a_file(capsys, folder, tmp_path):
         (["classify", "{}", "--labels", "cat", "--templates", "a photo"], "no place for the class name"),
         (["search", "{}"], "say what to search for"),
         (["evaluate", "zero-shoot", "--data", "squares"], "did you mean zero-shot"),
-        (["evaluate"], "known: action, detection, hierarchy, linear-probe, multi-label, "),
+        (["evaluate"], "known: action, detection, hierarchy, "),
         (["evaluate", "zero-shot", "--data", "squars"], "no data set or path 'squars'"),
         (["evaluate", "zero-shot", "--data", "squares", "--split", "tset"], "no split 'tset'"),
         (["pretrain", "./nowhere.py"], "no file nowhere.py"),

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from emblema.core.batch import Dataset, Level
 from emblema.core.boxes import Boxes
-from emblema.core.errors import BadData
+from emblema.core.errors import BadData, NoSuchDoor
 from emblema.core.find import find
 from emblema.core.preprocess import Preprocess
 from emblema.data.pictures import flatten, open_picture
@@ -128,6 +128,22 @@ class Model:
         stage = "joint" if projected else "hidden"
         parts, errors = self.encoder.images(sources, stage)
         return parts["pooled" if projected else "hidden"], errors
+
+    def caption(self, images: Sequence[Picture] | Picture, *, beams: int = 4) -> list[str]:
+        """A text for each picture, by a model that was trained to write them (CoCa)."""
+        said, errors = self.try_captions(images, beams=beams)
+        if errors:
+            raise BadData(f"{len(errors)} pictures cannot be read; number {errors[0][0]}: {errors[0][1]}")
+        return [text for text in said if text is not None]
+
+    def try_captions(self, images: Sequence[Picture] | Picture, *, beams: int = 4) -> tuple[list[str | None], Errors]:
+        """As `caption`, but broken pictures give None and [(index, reason)]."""
+        if not hasattr(self.vlm, "caption"):
+            raise NoSuchDoor(
+                f"{self.name} has no decoder, so it cannot write captions. Train one that can: "
+                "emblema pretrain coca --data emblems --out RUN, then --model RUN/model"
+            )
+        return self.encoder.captions(as_sources(images), beams)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """[N, D] unit."""

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from emblema.core.gather import gather, gather_objects, rank, world_size
 from emblema.objectives import contrastive, targets
+from emblema.objectives.late_interaction import late_contrastive
 from emblema.objectives.tiled import tiled_contrastive, tiled_sigmoid
 
 B, D, W = 12, 8, 2
@@ -28,6 +29,13 @@ def hashed(z_image, z_text, scale, bias, rows):
     return contrastive.image_text_contrastive(z_image, z_text, scale, y, sample_weight=LABELS[rows] / 4.0)
 
 
+def token_wise(z_image, z_text, scale, bias, rows):
+    """Two tokens each; every second text has one word and padding."""
+    patches, words = (F.normalize(z.unflatten(1, (2, D // 2)), dim=-1) for z in (z_image, z_text))
+    real = torch.tensor([[True, i % 2 == 0] for i in range(B)])[rows]
+    return late_contrastive(patches, words * real[..., None], scale, budget=40)
+
+
 LOSSES = {
     "dense": lambda i, t, s, b, rows: contrastive.image_text_contrastive(i, t, s),
     "tiled": lambda i, t, s, b, rows: tiled_contrastive(i, t, s, tile=5),
@@ -38,6 +46,7 @@ LOSSES = {
         i, t, LABELS[rows], s, normalise="equation"
     ),
     "nt_xent": lambda i, t, s, b, rows: contrastive.nt_xent(i, t, 0.1) * s / 10,
+    "token-wise": token_wise,
     "soft": soft,
     "hashed": hashed,
     "transport": lambda i, t, s, b, rows: contrastive.image_text_contrastive(

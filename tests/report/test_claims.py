@@ -42,6 +42,19 @@ def test_verdicts(low, high, verdict):
     assert claims.verdict(result.plain({"value": 0.05, "low": low, "high": high})) == verdict
 
 
+def test_pre_training_is_judged_by_one_standard_error():
+    ours, theirs = [0.62, 0.64, 0.60], [0.58, 0.61, 0.60]  # the t interval holds 0
+    one = line({"digits": ours}, {"digits": theirs})
+    assert one["verdict"] == "inconclusive" and "standard_error" not in one
+    one = line({"digits": ours}, {"digits": theirs}, family="pretrain")
+    error = stats.sem([a - b for a, b in zip(ours, theirs)])
+    assert one["verdict"] == "supported" and one["standard_error"] == pytest.approx(error) and error < 0.07 / 3
+    assert line({"digits": theirs}, {"digits": ours}, family="pretrain")["verdict"] == "not supported"
+    assert line({"digits": ours}, {"digits": ours}, family="pretrain")["verdict"] == "inconclusive"
+    alone = line({"digits": [0.9]}, {"digits": [0.1]}, seeds=(1,), family="pretrain")
+    assert alone["verdict"] == "inconclusive" and claims.checked(alone) == alone
+
+
 def test_the_other_direction_and_lower_is_better():
     turned = line({"digits": WORSE}, {"digits": BETTER})
     assert turned["verdict"] == "not supported" and turned["difference"]["value"] < 0

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -46,7 +48,7 @@ def test_a_warm_start_ends_at_the_same_place_sooner(digits):
 def test_the_gradient_is_that_of_autograd(monkeypatch):
     seen = {}
     monkeypatch.setattr(
-        probing, "lbfgs", lambda objective, w, tol, steps: seen.setdefault("f", objective) and (w, [0] * len(w))
+        logistic, "lbfgs", lambda objective, w, tol, steps: seen.setdefault("f", objective) and (w, [0] * len(w))
     )
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(20, 5, generator=g), torch.randint(3, (20,), generator=g)
@@ -139,3 +141,54 @@ def test_wrong_settings_teach():
         LinearProbe().run(model, data)
     with pytest.raises(BadData, match="no feature level 'deep'"):
         LinearProbe(level="deep").run(model, data, train=data)
+
+
+def test_the_peak_is_refined_by_halving(monkeypatch):
+    """Validation accuracy peaks at C = 10^0.6: the sweep finds 1, the halvings come within an eighth of a decade."""
+    tried = []
+
+    def fit_with_a_threshold(x, y, classes, several, starts):
+        tried.extend(several)
+        away = [abs(math.log10(c) - 0.6) / 10 for c in several]
+        return [logistic.Probe(torch.tensor([[0.0, 1.0], [0.0, -a]]), 1) for a in away]  # says 1 where x is above `a`
+
+    monkeypatch.setattr(logistic, "fit_together", fit_with_a_threshold)
+    x, y = torch.linspace(0, 1, 2001)[:, None], torch.ones(2001, dtype=torch.long)
+    chosen = choose_c(x, y, x, y, 2, halvings=4)
+    assert tried[:7] == list(logistic.COARSE) and len(tried) == len(set(tried)) == 7 + 2 * 4
+    assert abs(math.log10(chosen.c) - 0.6) <= 0.125 and [c for c, _ in chosen.path] == sorted(tried)
+
+
+def test_few_shots_are_drawn_and_kept_with_the_result():
+    data, model = squares(), tiny_model(cache=False, precision="fp32")
+    run = lambda **settings: LinearProbe(resamples=5, **settings).run(
+        model, data.split("test"), train=data.split("train"), val=data.split("val")
+    )
+    one, same, other = run(shots=2), run(shots=2), run(shots=2, seed=2)
+    keys = lambda outcome: [row["key"] for row in outcome.tables["draw"]]
+    assert one.sizes["train"] == 8 == len(keys(one)) and keys(one) == keys(same) != keys(other)
+    assert one.metrics == same.metrics
+    protocols = [LinearProbe(**s).protocol(model, data, "test") for s in ({}, {"shots": 2}, {"shots": 2, "seed": 2})]
+    assert len({p.hash for p in protocols}) == 3 and protocols[1].name == "linear-probe-hidden-2-shot/squares/test"
+
+
+def test_one_shot_without_validation_teaches():
+    data, model = squares(), tiny_model(cache=False, precision="fp32")
+    with pytest.raises(BadData, match="leave none to hold out"):
+        LinearProbe(shots=1).run(model, data.split("test"), train=data.split("train"))
+
+
+def test_a_fitted_system_has_no_features():
+    class Fitted:
+        def scores(self, data):
+            return torch.zeros(len(data), 4)
+
+    data = squares()
+    with pytest.raises(BadData, match="a linear probe needs features"):
+        LinearProbe().run(Fitted(), data.split("test"), train=data.split("train"))
+
+
+def test_the_refinement_stays_within_the_path():
+    easy, labels = torch.eye(4).repeat(5, 1), torch.arange(4).repeat(5)
+    chosen = choose_c(easy, labels, easy, labels, 4, (0.1, 10.0), halvings=3)  # all are right: the smallest wins
+    assert chosen.c == 0.1 and [c for c, _ in chosen.path] == pytest.approx([0.1, 10**-0.75, 10**-0.5, 1.0, 10.0])

@@ -1,7 +1,11 @@
+import json
+
 import pytest
 import torch
+from PIL import Image
 
 from emblema.core.errors import BadData
+from emblema.data import catalog
 from emblema.tasks import retrieval
 from emblema.tasks.retrieval import Retrieval, ranks, score
 from emblema.testing import tiny_model
@@ -127,3 +131,79 @@ def test_data_without_captions_teaches():
     data.columns = {k: v for k, v in data.columns.items() if k not in ("text", "texts")}
     with pytest.raises(BadData, match="squares has no captions"):
         Retrieval().run(tiny_model(cache=False), data)
+
+
+def test_pools_are_consecutive_and_named(monkeypatch):
+    monkeypatch.setitem(retrieval.POOLS, "1k", 10)
+    assert [p.tolist() for p in retrieval._pools(25, "1k")] == [list(range(10)), list(range(10, 20))]
+    data, model = squares().split("test"), tiny_model(cache=False)
+    assert Retrieval(pool="1k").protocol(model, data, "test").name == "retrieval-1k/squares/test"
+
+
+def test_the_sum_of_recalls_has_an_interval_over_images():
+    g = torch.Generator().manual_seed(0)
+    z_image = unit(torch.randn(30, 6, generator=g))
+    owner = torch.arange(90) % 30
+    z_text = unit(z_image[owner] + 0.7 * torch.randn(90, 6, generator=g))
+    pairs = torch.cat([torch.stack([owner, torch.arange(90)], 1), torch.tensor([(0, 5), (1, 5)])])  # one has 3 images
+    found = score(z_image, z_text, pairs, resamples=300)
+    recalls = [v.value for k, v in found.items() if "R@" in k]
+    assert found["rsum"].value == pytest.approx(100 * sum(recalls))
+    assert found["mean_recall"].value == pytest.approx(sum(recalls) / 6)
+    assert found["rsum"].low < found["rsum"].value < found["rsum"].high
+    assert found["mean_recall"].low == pytest.approx(found["rsum"].low / 600)
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
+def test_an_index_beside_the_exact_ranking(kind):
+    g = torch.Generator().manual_seed(0)
+    z_image = unit(torch.randn(200, 16, generator=g))
+    z_text = unit(z_image + 0.6 * torch.randn(200, 16, generator=g))
+    pairs = torch.arange(200)[:, None].expand(-1, 2)
+    found = retrieval.indexed(z_image, z_text, pairs, kind, 20)
+    exact = score(z_image, z_text, pairs, resamples=20)
+    for direction in ("image_to_text", "text_to_image"):
+        share = found[f"index_{direction}_recall_of_exact"].value
+        assert share == 1 if kind == "flat" else 0.2 < share <= 1
+        if kind == "flat":
+            for k in (1, 5, 10):
+                ours = found[f"index_{direction}_R@{k}"].value
+                assert ours == pytest.approx(exact[f"{direction}_R@{k}"].value)
+    with pytest.raises(BadData, match="no index 'tree'"):
+        retrieval.indexed(z_image, z_text, pairs, "tree")
+
+
+def test_the_task_reports_an_index():
+    data, model = squares().split("test"), tiny_model(cache=False, precision="fp32")
+    found = Retrieval(resamples=5, index="flat").evaluate(model, data)
+    assert found["metrics"]["index_image_to_text_recall_of_exact"]["value"] == 1
+    assert found["notes"] == ["index: faiss flat; the other metrics are of the exact ranking"]
+
+
+def test_languages_of_a_table(tmp_path):
+    rows = [("red", "rot", "de"), ("red", "rouge", "fr"), ("blue", "blau", "de"), ("blue", "bleu", "fr")]
+    for colour in ("red", "blue"):
+        Image.new("RGB", (32, 32), colour).save(tmp_path / f"{colour}.png")
+    lines = [json.dumps({"image": f"{c}.png", "caption": t, "lang": code}) for c, t, code in rows]
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines))
+    data, model = catalog.load(tmp_path / "mine.jsonl"), tiny_model(cache=False, precision="fp32")
+    german = Retrieval(resamples=5, language="de").evaluate(model, data)
+    assert german["sizes"] == {"images": 2, "captions": 2, "pairs": 2}
+    assert german["protocol"]["name"] == "retrieval-de/mine/test"
+    every = Retrieval(resamples=5, language="all").run(model, data)
+    assert {"mean_recall/de", "rsum/fr"} <= set(every.metrics)
+    mean = sum(every.metrics[f"rsum/{code}"].value for code in ("de", "fr")) / 2
+    assert every.metrics["rsum"].value == pytest.approx(mean)
+    with pytest.raises(BadData, match="no captions in ko; mine has de, fr"):
+        Retrieval(language="ko").run(model, data)
+    with pytest.raises(BadData, match="captions in one language only"):
+        Retrieval(language="de").run(model, squares().split("test"))
+
+
+def test_languages_of_the_bundled_concepts():
+    emblems = catalog.load("emblems").split("val")
+    known = [i for i, concept in enumerate(emblems.column("concept")) if concept][:30]
+    part, captions = retrieval.translated(emblems.subset(known), "ko")
+    assert len(part) == len(captions) > 0
+    assert all(any("\uac00" <= letter <= "\ud7a3" for letter in c[0]) for c in captions)
+    assert len(retrieval.languages(emblems, "all")) == 17

@@ -149,3 +149,12 @@ def test_templates_are_searched_on_the_validation_split_only(tmp_path):
 def test_classes_of_one_name_share_a_vector():
     z = words.class_vectors(tiny_model(cache=False, precision="fp32"), ["crane", "cat", "crane"], ["a {}."])
     assert z.shape == (3, 32) and torch.equal(z[0], z[2]) and not torch.equal(z[0], z[1])
+
+
+def test_the_published_sets_have_as_many_templates_as_clip_used():
+    from emblema.data.templates import published
+
+    counts = {"ucf101": 48, "caltech101": 34, "kinetics700": 28, "cifar100": 18, "resisc45": 18, "cars": 8, "dtd": 8}
+    counts |= {"fer2013": 6, "country211": 5, "eurosat": 3, "sun397": 2, "food101": 1, "birdsnap": 1, "mnist": 1}
+    assert {name: len(published()[name]) for name in counts} == counts
+    assert all("{}" in template for texts in published().values() for template in texts)

@@ -1,15 +1,10 @@
 import copy
 from dataclasses import replace
 
-import pytest
 import torch
 import torch.nn.functional as F
 
-from emblema.core.errors import NoSuchDoor
-from emblema.encoders.resnet import ResNetConfig
-from emblema.frameworks.two_tower import ARCHITECTURES
-from emblema.frameworks.vlm import frozen
-from emblema.testing import ByteTokenizer, tiny_model
+from emblema.testing import tiny_model
 from emblema.testing.squares import squares
 from emblema.transfer.clipfit import CLIPFit, tuned
 
@@ -56,11 +51,3 @@ def test_a_step_is_a_step_of_the_weights_themselves():
 def test_only_updates_are_saved():
     module = fitted().module_
     assert set(module.state_dict()) == {f"updates.{name.replace('.', '/')}.by" for name in tuned(MODEL.vlm)}
-
-
-def test_a_convolutional_tower_is_told():
-    config = ResNetConfig(image_size=32, width=8, layers=(1, 1, 1, 1), heads=2)
-    vlm = frozen(replace(ARCHITECTURES["tiny"], image=config).build())
-    vlm.text.tokenizer = ByteTokenizer()
-    with pytest.raises(NoSuchDoor, match="has no transformer layers whose weights could be updated"):
-        CLIPFit().fit(vlm, DATA.split("train"))

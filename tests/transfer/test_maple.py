@@ -1,16 +1,10 @@
 from dataclasses import replace
 
-import pytest
 import torch
 import torch.nn.functional as F
 
-from emblema.core.errors import NoSuchDoor
-from emblema.encoders.backbone import BackboneConfig
-from emblema.encoders.resnet import ResNetConfig
-from emblema.frameworks.two_tower import ARCHITECTURES
-from emblema.frameworks.vlm import frozen
 from emblema.parts.prompts import hand_written
-from emblema.testing import ByteTokenizer, tiny_model, tiny_vlm
+from emblema.testing import tiny_model, tiny_vlm
 from emblema.testing.squares import squares
 from emblema.transfer.maple import MaPLe
 
@@ -61,21 +55,6 @@ def test_words_learn_from_the_image_path_too():
     module, x = system.module_, system.read(DATA.split("test")).batch(torch.arange(5)).x
     module.encode_image(x.tokens).sum().backward()
     assert module.text.context.grad.abs().max() > 0 and module.deep_text.grad.abs().max() > 0
-
-
-@pytest.mark.parametrize(
-    "image",
-    [
-        ResNetConfig(image_size=32, width=8, layers=(1, 1, 1, 1), heads=2),
-        BackboneConfig(name="timm:resnet18", image_size=32),
-    ],
-    ids=["resnet", "backbone"],
-)
-def test_a_convolutional_tower_has_no_such_door(image):
-    vlm = frozen(replace(ARCHITECTURES["tiny"], image=image).build())
-    vlm.text.tokenizer = ByteTokenizer()
-    with pytest.raises(NoSuchDoor, match="has no transformer layers, so prompts cannot enter it"):
-        MaPLe().fit(vlm, DATA.split("train"))
 
 
 def test_deeper_than_the_towers_is_all_their_layers():

@@ -8,16 +8,20 @@ import torch
 import torch.nn.functional as F
 from sklearn.decomposition import PCA
 
+from emblema.core.errors import BadData, NoSuchDoor
+from emblema.encoders.resnet import ResNetConfig
+from emblema.engine.features import fingerprint
+from emblema.engine.optimise import lr_at
 from emblema.parts.prompts import hand_written
 from emblema.testing import tiny_model
 from emblema.testing.squares import squares
+from emblema.transfer.base import coop_recipe
 from emblema.transfer.cocoop import CoCoOp
 from emblema.transfer.coop import CoOp
 from emblema.transfer.kgcoop import KgCoOp
-from emblema.transfer.lasp import LASP
+from emblema.transfer.lasp import LASP, with_norms
 from emblema.transfer.prograd import ProGrad, aligned
-from emblema.transfer.subpt import SubPT, directions
-from emblema.transfer.tpt import TPT, entropy_of_mean
+from emblema.transfer.subpt import SubPT, directions, other_names
 
 MODEL, DATA = tiny_model(cache=False, precision="fp32"), squares()
 TRAIN, TEST = DATA.split("train"), DATA.split("test")
@@ -104,6 +108,34 @@ def test_subpt_with_a_full_basis_projects_nothing():
     assert torch.allclose(projected, system.module_.prompt.context.grad, atol=1e-6)
 
 
+def test_nfl_holds_other_classes_near_their_hand_written_vectors(tmp_path):
+    (tmp_path / "names.txt").write_text("owl\n\nred square\nrobin\n")
+    names, terms = str(tmp_path / "names.txt"), []
+    system = SubPT(context_length=2, early=2, nfl=2.0, names=names)
+    system = replace(system, optim=replace(system.optim, steps=3, precision="fp32", batch_size=8))
+    module = system.build(MODEL.vlm, DATA.class_names)
+    system.fit(MODEL, TRAIN, on_step=lambda step: terms.append(step.losses["others"]))
+    assert len(terms) == 3 and 0 < terms[-1] < 4 and module.state_dict().keys() == system.module_.state_dict().keys()
+    assert other_names(["owl"], names) == ["red square", "robin"] and len(other_names(["cat"], "")) == 100
+    with pytest.raises(BadData, match="give other names"):
+        other_names(["owl", "red square", "robin"], names)
+
+
+def test_lasp_learns_norms_in_a_copy_at_a_tenth_of_the_rate():
+    before = fingerprint(MODEL.vlm)
+    still, frozen = (fit(LASP(words=WORDS, norms=norms), lr=0.0) for norms in (True, False))
+    assert torch.allclose(still.predict(TEST), frozen.predict(TEST), atol=1e-4)
+    system = fit(LASP(words=WORDS, norms=True))
+    learnt = {n for n, p in system.module_.named_parameters() if p.requires_grad}
+    norms = learnt - {"prompt.context", "correction"}
+    assert norms and all(".norm" in n and system.rate(n) == 0.1 for n in norms)
+    moved, ours = (dict(tower.named_parameters()) for tower in (system.module_.image, MODEL.vlm.image))
+    assert {n for n in moved if not torch.equal(moved[n], ours[n])} == {n.removeprefix("image.") for n in norms}
+    assert fingerprint(MODEL.vlm) == before
+    with pytest.raises(NoSuchDoor):
+        with_norms(ResNetConfig(layers=(1, 1, 1, 1), width=8, heads=4, image_size=32).build(16))
+
+
 def test_lasp_with_a_template_as_prompt_classifies_it_among_itself():
     system = fit(LASP(words=WORDS, templates=("a photo of a {}.",), noise=0.0, weight=1.0), lr=0.0)
     module = system.module_
@@ -113,34 +145,7 @@ def test_lasp_with_a_template_as_prompt_classifies_it_among_itself():
     assert torch.allclose(text, F.cross_entropy(MODEL.vlm.scale * h @ h.T, torch.arange(4)), atol=1e-4)
 
 
-def test_tpt_without_a_rate_is_the_prompt_it_began_with_and_leaves_no_trace():
-    still = replace(TPT(words=WORDS, crops=6), optim=replace(TPT().optim, lr=0.0)).fit(MODEL, TRAIN)
-    x = still.read(TEST).arrays["pixels"][0]
-    expected = MODEL.vlm.logits(
-        MODEL.vlm.encode_image(x), hand_written(MODEL.vlm, DATA.class_names, ["a photo of a {}."])
-    )
-    assert torch.allclose(still.predict(TEST), expected, atol=1e-4)
-    moving = TPT(words=WORDS, crops=6).fit(MODEL, TRAIN)
-    before = moving.module_.prompt.context.detach().clone()
-    first = moving.predict(TEST)
-    assert torch.equal(moving.module_.prompt.context, before) and torch.equal(first, moving.predict(TEST))
-    assert not torch.allclose(first, expected, atol=1e-3)
-
-
-def test_tpt_takes_one_step_of_adamw_on_the_entropy_of_the_surest_views():
-    system = TPT(words=WORDS, crops=6, share=0.5).fit(MODEL, TRAIN)
-    pixels, key = system.read(TEST).arrays["pixels"][0, 0], TEST[0].key
-    z, module = system.view_features(pixels, key), system.module_
-    context = torch.nn.Parameter(module.prompt.context.detach().clone())
-    p = MODEL.vlm.logits(z, module.prompt(context)).softmax(-1)
-    sure = torch.distributions.Categorical(p).entropy().argsort()[:3]
-    torch.distributions.Categorical(p[sure].mean(0)).entropy().backward()
-    torch.optim.AdamW([context], lr=5e-3, weight_decay=0.01).step()
-    expected = MODEL.vlm.logits(z[:1], module.prompt(context))[0]
-    assert torch.allclose(system.adapted(module, pixels, key), expected, atol=1e-3)
-
-
-def test_entropy_of_the_mean():
-    p = torch.tensor([[0.9, 0.1], [0.1, 0.9]])
-    assert entropy_of_mean(p.log()).item() == pytest.approx(np.log(2), abs=1e-6)
-    assert entropy_of_mean(p[:1].log()).item() == pytest.approx(-(0.9 * np.log(0.9) + 0.1 * np.log(0.1)), abs=1e-6)
+def test_the_squared_schedule_has_the_rates_of_kgcoops_posted_log():
+    optim = coop_recipe(schedule="epochs-squared", warmup=0.0)
+    rate = {epoch: lr_at((epoch - 1) * 4, 400, optim, epoch_steps=4) for epoch in (1, 91, 100)}
+    assert rate == pytest.approx({1: 0.002, 91: 1.197732e-6, 100: 1.217413e-10}, rel=1e-5)

@@ -100,7 +100,8 @@ def run(system: Transfer | None, model: Model, trial: Trial, command: str = "") 
     metrics: dict[str, Interval] = {}
     for test, records in trial.tests.items():
         logits = _zero_shot(model, records) if fitted is None else _for(fitted, records).predict(records)
-        answers = (logits.argmax(-1) == torch.tensor(records.labels)).float()
+        right_ones = (logits.argmax(-1) == torch.tensor(records.labels)) & ~logits.isnan().any(-1)  # NaN: not read
+        answers = right_ones.float()
         right[test] = answers
         key = test if test in ("base", "novel") else "top1" if len(trial.tests) == 1 else f"top1/{test}"
         metrics[key] = bootstrap(mean_of(answers), len(answers))

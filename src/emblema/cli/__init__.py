@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from emblema import __version__
 from emblema.cli.bench import bench
+from emblema.cli.caption import caption
 from emblema.cli.common import Fails
 from emblema.cli.dense import detect, segment
 from emblema.cli.look import data, list_, show
@@ -32,6 +33,7 @@ with your own pictures
   search FOLDER "a red fish"                     pictures that fit the words, best first
   segment FOLDER --labels "cat,dog" --out DIR    pictures with what is where painted over
   detect FOLDER --labels "cat,dog" --out DIR     pictures with boxes drawn in
+  caption FOLDER --model RUN                     a sentence for each picture, by a model of coca
 
 systems of the survey
   list [pretrain|transfer|distill|data|tasks|protocols|models] [--by section]
@@ -61,6 +63,7 @@ VERBS = {
     "search": search,
     "segment": segment,
     "detect": detect,
+    "caption": caption,
     "bench": bench,
     "report": report,
     "plan": plan,

@@ -54,7 +54,7 @@ class Optim:
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
     momentum: float = 0.9  # of sgd
-    schedule: str = "cosine"  # a step; "epochs": CoOp's, which moves once an epoch; "constant"
+    schedule: str = "cosine"  # a step; "epochs": CoOp's, once an epoch ("epochs-squared": its square); "constant"
     warmup: float = 0.05  # of all steps, when below 1; else steps ("epochs": one epoch at 1e-5 when above 0)
     final_lr: float = 0.0  # cosine ends here, as a share of lr
     clip_norm: float | None = 1.0  # of the gradient of all parameters

@@ -117,7 +117,6 @@ NAMED = {
     "imagenet": IMAGENET,
     "imagenet-best": IMAGENET_BEST,
     "siglip": tuple(canonical(t) for t in IMAGENET),
-    "siglip-pipeline": ("this is a photo of {}.",),  # of Hugging Face's zero-shot pipeline
     "plain": PLAIN,
     "name": ("{}",),
 }

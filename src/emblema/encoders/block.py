@@ -90,6 +90,30 @@ class Attention(nn.Module):
         return (score if mask is None else score.masked_fill(~mask, -torch.inf)).softmax(-1)
 
 
+class CrossAttention(nn.Module):
+    """Multi-head attention of one sequence over another, whose width may differ."""
+
+    def __init__(self, width: int, heads: int, memory_width: int | None = None):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of {heads} heads")
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(memory_width or width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    split, merge = Attention.split, Attention.merge
+
+    def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What x [B, L, width] reads of memory [B, M, memory_width]: [B, L, width]"""
+        k, v = map(self.split, self.kv(memory).chunk(2, -1))  # each [B, heads, M, d]
+        return self.out(self.merge(attend(self.split(self.q(x)), k, v, mask)))
+
+    def values(self, memory: Tensor) -> Tensor:
+        """What would be read if the memory were one place, for each place: [B, M, width]"""
+        return self.out(self.kv(memory).chunk(2, -1)[1])
+
+
 class Block(nn.Module):
     """Attention and feed-forward with residuals: pre-norm (CLIP, ViT) or post-norm (BERT)."""
 

@@ -35,7 +35,10 @@ class TextConfig:
     activation: str = "gelu"  # OpenAI's weights: "quick_gelu"
     eps: float = 1e-5
     causal: bool = True
-    pool: str = "eot"  # "eot", "last" (SigLIP: the last position, padding included) or "mean"
+    pool: str = (
+        "eot"  # "eot", "last" (SigLIP: the last position, padding included), "mean", or "token" (CoCa: a learned
+    )
+    # token behind the text, which no word reads)
     pad_to_context: bool = False  # SigLIP was trained on texts padded to the full context
     project: bool = True
     projection_bias: bool = False
@@ -57,7 +60,8 @@ class TextTower(Transformer):
         """Texts -> ids [N, L] and lengths [N]; L is the longest text, or the context where the tower asks."""
         if self.tokenizer is None:
             raise ValueError("this text tower has no tokenizer: load a checkpoint folder, or set tower.tokenizer")
-        return self.tokenizer(texts, self.context_length, pad_to_context=self.pad_to_context)
+        room = self.context_length - (self.pool_kind == "token")
+        return self.tokenizer(texts, room, pad_to_context=self.pad_to_context)
 
     def embed(self, raw: Sequence[str] | TextIds) -> Tokens:
         """Texts -> word embeddings (no positions yet: `enter` adds them)."""
@@ -199,8 +203,12 @@ class TextTransformer(TextTower):
     def __init__(self, config: TextConfig, dim: int):
         super().__init__()
         self.config, self.width, self.depth, self.dim = config, config.width, config.depth, dim
-        if config.pool not in ("eot", "last", "mean"):
-            raise ValueError(f'pool={config.pool!r}: a text transformer is pooled at "eot", "last" or by "mean"')
+        if config.pool not in ("eot", "last", "mean", "token"):
+            raise ValueError(
+                f'pool={config.pool!r}: a text transformer is pooled at "eot", "last", "token" or by "mean"'
+            )
+        if config.pool == "token" and (not config.causal or config.pad_to_context):
+            raise ValueError('pool="token" puts a token behind the text that no word may read: it needs a causal tower')
         if config.pool == "last" and not config.pad_to_context:
             raise ValueError('pool="last" reads the last padded position: it needs pad_to_context=True')
         self.context_length, self.causal = config.context_length, config.causal
@@ -213,6 +221,7 @@ class TextTransformer(TextTower):
         if not config.project and config.width != dim:
             raise ValueError(f"without a projection the width {config.width} must be the joint dim, not {dim}")
         self._initialise()
+        self.class_token = nn.Parameter(torch.randn(config.width) * 0.01) if config.pool == "token" else None
 
     def _initialise(self) -> None:
         """Standard deviations of OpenAI's CLIP."""
@@ -227,6 +236,13 @@ class TextTransformer(TextTower):
             nn.init.normal_(block.mlp[2].weight, std=residual)  # type: ignore[arg-type]
         if self.projection is not None:
             nn.init.normal_(self.projection.weight, std=self.width**-0.5)
+
+    def embed(self, raw: Sequence[str] | TextIds) -> Tokens:
+        tokens = super().embed(raw)
+        if self.class_token is None or not len(tokens):
+            return tokens
+        assert tokens.length is not None
+        return replace(tokens.insert_each(self.class_token[None], tokens.length), pool_at=tokens.length)
 
     def enter(self, tokens: Tokens) -> Tokens:
         tokens = self.fit(tokens)

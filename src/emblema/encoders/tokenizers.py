@@ -49,6 +49,8 @@ class Tokenizer(Protocol):
 
     def __call__(self, texts: Sequence[str], context_length: int, *, pad_to_context: bool = False) -> TextIds: ...
 
+    def decode(self, ids: Sequence[int]) -> str: ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenPolicy:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emblema.core.tokens import Edit, Tokens
-from emblema.encoders.block import Block, LayerNorm, blocks
+from emblema.encoders.block import Block, CrossAttention, LayerNorm, blocks
 from emblema.encoders.tower import ImageTower, Transformer
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -35,7 +35,8 @@ class ViTConfig:
     eps: float = 1e-5
     norm_before: bool = True  # ln_pre
     class_token: bool = True
-    pool: str = "cls"  # "cls", "mean", or "map": attention pooling with a learned query (SigLIP)
+    pool: str = "cls"  # "cls", "mean", "map": attention pooling with a learned query (SigLIP), or "cascade" (CoCa)
+    queries: int = 256  # of the first pooler of "cascade"
     stem: str = "patch"  # "patch", "conv", or "timm:NAME:STAGE+STAGE"
     patch_bias: bool = False
     project: bool = True  # False: the pooled width is the joint space (SigLIP)
@@ -65,13 +66,16 @@ class ViT(Transformer, ImageTower):
         self.norm_before = LayerNorm(config.width, eps=config.eps) if config.norm_before else nn.Identity()
         self.blocks = blocks(config)
         self.norm = LayerNorm(config.width, eps=config.eps)
-        self.map = AttentionPool(config) if config.pool == "map" else None
+        self.map: AttentionPool | Cascade | None = AttentionPool(config) if config.pool == "map" else None
         if config.project:
             self.projection = nn.Parameter(torch.randn(config.width, dim) * config.width**-0.5)
         elif config.width != dim:
             raise ValueError(f"without a projection the width {config.width} must be the joint dim, not {dim}")
         else:
             self.projection = None
+        if config.pool == "cascade":
+            with torch.random.fork_rng(devices=[]):  # what is built next starts as it would without the poolers
+                self.map = Cascade(config.width, config.heads, config.queries, config.eps)
 
     def embed(self, raw: Tensor) -> Tokens:
         return self.from_patches(self.stem(self.normalise(raw)))
@@ -165,6 +169,43 @@ class AttentionPool(nn.Module):
         """What the head would pool if it read one place only: [B, L, width]."""
         pooled = self.block.attention.values(x)
         return pooled + self.block.mlp(self.block.norm2(pooled))
+
+
+class Pooler(nn.Module):
+    """Learned queries read all tokens."""
+
+    def __init__(self, width: int, heads: int, queries: int, eps: float):
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(queries, width) * width**-0.5)
+        self.norm_queries = LayerNorm(width, eps=eps)
+        self.attention = CrossAttention(width, heads)
+        self.norm = LayerNorm(width, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, L, width] -> [B, queries, width]"""
+        queries = self.norm_queries(self.queries).to(x.dtype).expand(len(x), -1, -1)
+        return self.norm(self.attention(queries, x))
+
+    def values(self, x: Tensor) -> Tensor:
+        """What a query would read of one place only: [B, L, width]"""
+        return self.norm(self.attention.values(x))
+
+
+class Cascade(nn.Module):
+    """CoCa's poolers: many queries read the image for the captions, one query reads those for the contrast."""
+
+    def __init__(self, width: int, heads: int, queries: int, eps: float):
+        super().__init__()
+        self.captioning = Pooler(width, heads, queries, eps)
+        self.contrastive = Pooler(width, heads, 1, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, L, width] -> [B, width]"""
+        return self.contrastive(self.captioning(x))[:, 0]
+
+    def values(self, x: Tensor) -> Tensor:
+        """What would be pooled of one place only: [B, L, width]"""
+        return self.contrastive.values(self.captioning.values(x))
 
 
 class PatchStem(nn.Module):

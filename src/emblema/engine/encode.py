@@ -116,6 +116,17 @@ class Encoder:
             out[rows] = self.towers.encode_text([texts[i] for i in rows]).float().cpu()
         return out
 
+    def captions(self, sources: Sequence[Any], beams: int = 1) -> tuple[list[str | None], Errors]:
+        """A text for each picture, by a model with a decoder (in fp32); None where a picture could not be read."""
+        said: list[str | None] = [None] * len(sources)
+        errors: Errors = []
+        for start, pixels, broken in self._decoded(sources):
+            found = self.vlm.caption(pixels.to(self.device), beams=beams)  # type: ignore[operator]
+            bad = dict(broken)
+            said[start : start + len(found)] = [None if i in bad else text for i, text in enumerate(found)]
+            errors += [(start + index, reason) for index, reason in broken]
+        return said, errors
+
     def _input(self, tower: Tower, pixels: Tensor) -> Tensor:
         pixels = pixels.to(self.device)
         if self.precision == "fp32" or not isinstance(tower, ImageTower):

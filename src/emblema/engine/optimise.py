@@ -136,16 +136,19 @@ def lr_at(step: int, total: int, optim: Optim, epoch_steps: int | None = None) -
 
     "cosine": linear warm-up, then a cosine from `lr` down to `final_lr * lr`. "epochs": the schedule that CoOp's family
     was published with, one epoch at 1e-5 and then 0.5 lr (1 + cos(pi (e - 2) / E)) in epoch e = 2..E.
+    "epochs-squared": lr (0.5 (1 + cos(pi (e - 1) / E)))^2, what two such schedulers on one optimiser come to.
     """
     if optim.schedule == "constant":
         return optim.lr
-    if optim.schedule == "epochs":
+    if optim.schedule in ("epochs", "epochs-squared"):
         epoch, epochs = step // (epoch_steps or total), max(total // (epoch_steps or total), 1)  # epoch counts from 0
         if epoch == 0 and optim.warmup and epochs > 1:
             return min(WARMUP_LR, optim.lr)
+        if optim.schedule == "epochs-squared":
+            return optim.lr * (0.5 * (1 + math.cos(math.pi * epoch / epochs))) ** 2
         return optim.lr * 0.5 * (1 + math.cos(math.pi * max(epoch - 1, 0) / epochs))
     if optim.schedule != "cosine":
-        raise ValueError(f'schedule={optim.schedule!r}: use "cosine", "epochs" or "constant"')
+        raise ValueError(f'schedule={optim.schedule!r}: use "cosine", "epochs", "epochs-squared" or "constant"')
     warmup = round(optim.warmup * total) if optim.warmup < 1 else int(optim.warmup)
     if step < warmup:
         return optim.lr * (step + 1) / warmup

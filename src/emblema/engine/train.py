@@ -91,6 +91,8 @@ def run_pretraining(
         loader = Loader(dataset=data, size=size, rank=own, world=world, **loading)
         optim: Optim = method.optim
         total = steps or optim.steps or max(round(optim.epochs * loader.epoch_steps), 1)
+        if run is None or checkpoint.latest(run) is None:
+            method.begin(module, data)
         state = State(module, optim)
         config = _config(method, loader, total, random_seed) | {"tokenizer": _tokenizer_mark(vlm, data)}
         start = _resume(run, state, config, resume)

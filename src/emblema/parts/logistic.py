@@ -49,7 +49,7 @@ def choose_c(
 ) -> Choice:
     """The C with the best validation accuracy; of equals the smallest.
 
-    After the path, both neighbours of the best C are tried at half the distance, `halvings` times.
+    After the path, both neighbours of the best C are tried at half the distance, `halvings` times, within its ends.
     """
     tried: dict[float, tuple[float, Tensor]] = {}
     room = max(1, TOGETHER // (len(x) * classes + 24 * (x.shape[1] + 1) * classes))
@@ -71,7 +71,7 @@ def choose_c(
     step = math.log10(ordered[-1] / ordered[0]) / max(1, len(ordered) - 1)
     for _ in range(halvings if step else 0):
         step, peak = step / 2, best()
-        attempt([peak / 10**step, peak * 10**step])
+        attempt([c for c in (peak / 10**step, peak * 10**step) if ordered[0] <= c <= ordered[-1]])
     c = best()
     return Choice(c, [(c, tried[c][0]) for c in sorted(tried)], tried[c][1])
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emblema.core.gather import gather, world_size
 from emblema.core.tokens import Tokens
 from emblema.encoders.text import TextTower
 from emblema.encoders.tokenizers import TextIds
@@ -46,8 +47,18 @@ class MaskedWords(nn.Module):
 
         A row a sample, so that gradients can be cached; the loss is the first column's sum over the second's.
         """
-        chosen = targets != IGNORE  # [B, L]
-        row = chosen.nonzero()[:, 0]  # [T]
-        each = F.cross_entropy(self.head(h[chosen]).float(), targets[chosen], reduction="none")  # [T]
-        count = chosen.sum(1).to(each.dtype)
-        return torch.stack([torch.zeros_like(count).index_add(0, row, each), count], 1)
+        return fill_in(self.head, h, targets)
+
+
+def fill_in(head: nn.Module, h: Tensor, targets: Tensor) -> Tensor:
+    """Any positions [B, L, width] and their targets [B, L], -100 where nothing was hidden -> [B, 2], as above."""
+    chosen = targets != IGNORE  # [B, L]
+    row = chosen.nonzero()[:, 0]  # [T]
+    each = F.cross_entropy(head(h[chosen]).float(), targets[chosen], reduction="none")  # [T]
+    count = chosen.sum(1).to(each.dtype)
+    return torch.stack([torch.zeros_like(count).index_add(0, row, each), count], 1)
+
+
+def token_mean(words: Tensor) -> Tensor:
+    """[b, 2] sums and counts of predicted words -> their mean over the joint batch; 0 when there were none."""
+    return words[:, 0].sum() * world_size() / gather(words[:, 1].detach()).sum().clamp(min=1)

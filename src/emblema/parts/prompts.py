@@ -82,6 +82,10 @@ class PromptedText(Borrowed):
         """Class vectors under `context` (default: the learnt one): [C, D] unit."""
         return encode_classes(self.vlm, self.tokens(self.context if context is None else context), edit)
 
+    def raw(self, context: Tensor | None = None) -> Tensor:
+        """The same before normalisation: [C, D]."""
+        return encode_classes(self.vlm, self.tokens(self.context if context is None else context), raw=True)
+
     def of_images(self, contexts: Tensor) -> Tensor:
         """Class vectors for each of B contexts [B, M, d]: [B, C, D]. What the classes share is computed once each."""
         return torch.stack([self(context) for context in contexts])
@@ -108,14 +112,18 @@ def embedded(vlm: VLM, texts: Sequence[str]) -> Tokens:
         return vlm.text.embed(ids)
 
 
-def encode_classes(vlm: VLM, tokens: Tokens, edit: Edit | None = None, chunk: int = CHUNK) -> Tensor:
-    """[C, D] unit. Above `chunk` classes the activations are computed again in the backward pass, chunk by chunk."""
+def encode_classes(vlm: VLM, tokens: Tokens, edit: Edit | None = None, chunk: int = CHUNK, raw: bool = False) -> Tensor:
+    """[C, D] unit, or as it was before normalisation.
+
+    Above `chunk` classes the activations are computed again in the backward pass, chunk by chunk.
+    """
+    encode = vlm.text.encode if raw else vlm.encode_text
     if len(tokens) <= chunk:
-        return vlm.encode_text(tokens, edit)
+        return encode(tokens, edit)
     parts = [tokens.rows(start, start + chunk) for start in range(0, len(tokens), chunk)]
     if not torch.is_grad_enabled():
-        return torch.cat([vlm.encode_text(part, edit) for part in parts])
-    return torch.cat([checkpoint(vlm.encode_text, part, edit, use_reentrant=False) for part in parts])  # type: ignore[arg-type]
+        return torch.cat([encode(part, edit) for part in parts])
+    return torch.cat([checkpoint(encode, part, edit, use_reentrant=False) for part in parts])  # type: ignore[arg-type]
 
 
 @torch.no_grad()

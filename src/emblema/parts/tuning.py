@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -18,7 +19,6 @@ from emblema.core.batch import ImageInput
 from emblema.core.errors import NoSuchDoor
 from emblema.encoders.block import Block
 from emblema.encoders.tower import Tower
-from emblema.frameworks.vlm import unit
 from emblema.parts.prompts import Borrowed, clean, embedded, encode_classes, hand_written
 
 if TYPE_CHECKING:
@@ -114,5 +114,5 @@ class FineTuned(Borrowed):
         return self
 
     def forward(self, x: ImageInput) -> Tensor:
-        z = x.pooled if self.tower is None else unit(self.tower.encode(x.pixels))
+        z = x.pooled if self.tower is None else F.normalize(self.tower.encode(x.pixels).float(), dim=-1)
         return z @ self.head.T  # [B, C]

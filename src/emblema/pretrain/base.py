@@ -51,6 +51,9 @@ class Pretrain(Method):
         """Settings of `emblema.engine.loader.Loader`: how strongly pictures and texts are varied."""
         return {}
 
+    def begin(self, module: Learnt, data: Dataset) -> None:
+        """Called once before the first step of a new run: what is fitted to the data and then frozen (visual codes)."""
+
     def encoders(self, module: Learnt) -> Encoders:
         """Name -> function of a batch that gives one row a sample."""
         raise NotImplementedError(f"{type(self).__name__} defines neither encoders() nor losses()")

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from emblema.core.batch import Batch
 from emblema.core.card import Card
-from emblema.core.gather import gather, world_size
+from emblema.core.gather import gather
 from emblema.core.method import Optim
 from emblema.frameworks.vlm import unit
 from emblema.objectives.contrastive import image_text_contrastive
-from emblema.parts.masked_words import MaskedWords
+from emblema.parts.masked_words import MaskedWords, token_mean
 from emblema.parts.queue import FeatureQueue
 from emblema.parts.views import MOCO
 from emblema.parts.words import EDA_NUMBERS, eda
@@ -111,7 +111,7 @@ class DeCLIP(Pretrain):
             "image_text": self.weight_image_text * torch.stack(pairs).mean(),
             "neighbour": self.weight_neighbour * self._neighbours(module, views, texts),
             "image_image": self.weight_image_image * self._simsiam(module, z["view_1"], z["view_2"]),
-            "words": self.weight_words * _token_mean(z["text_and_words"][:, -2:]),
+            "words": self.weight_words * token_mean(z["text_and_words"][:, -2:]),
         }
 
     def _neighbours(self, module: Learnt, views: list[Tensor], texts: list[Tensor]) -> Tensor:
@@ -129,8 +129,3 @@ class DeCLIP(Pretrain):
         z_1, z_2 = module["projector"](view_1).float(), module["projector"](view_2).float()
         p_1, p_2 = module["predictor"](z_1).float(), module["predictor"](z_2).float()
         return -(F.cosine_similarity(p_1, z_2.detach()) + F.cosine_similarity(p_2, z_1.detach())).mean() / 2
-
-
-def _token_mean(words: Tensor) -> Tensor:
-    """[b, 2] sums and counts of hidden words -> their mean over the joint batch; 0 when none was hidden."""
-    return words[:, 0].sum() * world_size() / gather(words[:, 1].detach()).sum().clamp(min=1)

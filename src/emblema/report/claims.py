@@ -46,12 +46,12 @@ def observations(ours: Scores, theirs: Scores) -> tuple[list[float], list[float]
     return [v for s in ours.values() for v in s], [v for d in ours for v in theirs[d]]
 
 
-def verdict(difference: Interval | Mapping[str, float | None], family: str = "", standard_error: float = 0.0) -> str:
+def verdict(difference: Interval | Mapping[str, float | None], family: str = "", error: float | None = None) -> str:
     """The rule of the family, for the paired difference in the claimed direction."""
     said = difference.to_json() if isinstance(difference, Interval) else difference
     if family == "pretrain":
-        value = float(said["value"])  # type: ignore[arg-type]
-        return SUPPORTED if value > standard_error else NOT_SUPPORTED if value < -standard_error else INCONCLUSIVE
+        value, error = float(said["value"]), math.nan if error is None else error  # type: ignore[arg-type]
+        return SUPPORTED if value > error else NOT_SUPPORTED if value < -error else INCONCLUSIVE
     low, high = (math.nan if said[k] is None else float(said[k]) for k in ("low", "high"))  # type: ignore[arg-type]
     return SUPPORTED if low > 0 else NOT_SUPPORTED if high < 0 else INCONCLUSIVE
 
@@ -100,7 +100,7 @@ def claim_line(
             "than": than,
             "difference": difference.to_json(),
             "p": paired_p(one, other),
-            "standard_error": error,
+            **({"standard_error": error} if family == "pretrain" else {}),
             "verdict": verdict(difference, family, error),
             "seeds": list(seeds),
             "data": list(arms[better]),
@@ -117,9 +117,9 @@ def checked(line: Line) -> dict[str, Any]:
     """The line itself, if it has all fields and its verdict follows from its scores."""
     if missing := [name for name in FIELDS if name not in line]:
         raise BadData(f"a claim line lacks {', '.join(missing)}")
-    follows = verdict(line["difference"], line["family"], line.get("standard_error") or 0.0)
+    follows = verdict(line["difference"], line["family"], line.get("standard_error"))
     if line["verdict"] != follows:
-        raise BadData(f"the claim of {line['system']} says {line['verdict']}, its scores {follows}")
+        raise BadData(f"the claim of {line['system']} says {line['verdict']}, its interval {follows}")
     return dict(line)
 
 

@@ -24,6 +24,11 @@ NOTES = (
     "A class that has fewer pictures than asked gives all it has.",
 )
 
+BUDGET = (
+    "Networks are trained for {pretrain} steps of {batch} pictures before the task is known (a small part of what "
+    "pre-training can use) and for {finetune} steps on the labelled pictures."
+)
+
 
 def pages(lines: Iterable[Line]) -> dict[str, str]:
     """{file name: text} of the page and of its figure."""
@@ -38,7 +43,8 @@ def pages(lines: Iterable[Line]) -> dict[str, str]:
         )
         parts += [f"## {name}", about, tables.markdown(header, rows, "l" + "r" * (len(header) - 1))]
         parts += [f"Protocols: {', '.join(hashes)}."]
-    parts += ["\n".join(f"- {note}" for note in NOTES)]
+    budgets = dict.fromkeys(BUDGET.format(**one["fields"]["budget"]) for one in lines if "budget" in one["fields"])
+    parts += ["\n".join(f"- {note}" for note in (*NOTES, *budgets))]
     parts += ["```\n" + "\n".join(dict.fromkeys(one["command"] for one in lines)) + "\n```"]
     return {"paradigms.md": "\n\n".join(parts) + "\n", FIGURE: figure(lines)}
 

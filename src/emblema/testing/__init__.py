@@ -44,6 +44,10 @@ class ByteTokenizer:
             ids[i, : len(row)] = torch.tensor(row)
         return TextIds(ids, length, cut)
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids back to text, without start, end and padding."""
+        return bytes(int(i) - 1 for i in ids if 0 < i < self.start).decode(errors="replace")
+
 
 def tiny_vlm(seed: int = 0) -> VLM:
     """A frozen two-tower model of 32 px with random weights and a byte tokenizer."""

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emblema.core import find
-from emblema.core.batch import Batch, Dataset, Level
+from emblema.core.batch import Dataset, Level
 from emblema.core.errors import BadCheckpoint, BadData, ClosedClasses, NotFitted
 from emblema.core.method import Method, Optim
 from emblema.data.templates import templates_for
@@ -29,6 +29,8 @@ from emblema.model import Model
 from emblema.parts.prompts import hand_written
 
 OnStep = Callable[[Step], None]
+Learnt = Any  # the module of `build`: what it holds is known to the system that built it
+Shown = Any  # a Batch with x and labels
 
 
 def coop_recipe(**changes: Any) -> Optim:
@@ -58,10 +60,10 @@ class Transfer(Method):
     def build(self, vlm: VLM, class_names: Sequence[str]) -> nn.Module:
         raise NotImplementedError(f"{type(self).__name__} must define build()")
 
-    def losses(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return {"cross_entropy": F.cross_entropy(module(batch.x), batch.labels)}  # type: ignore[arg-type]
+    def losses(self, module: Learnt, batch: Shown) -> dict[str, Tensor]:
+        return {"cross_entropy": F.cross_entropy(module(batch.x), batch.labels)}
 
-    def learn(self, module: nn.Module, train: Inputs | None, on_step: OnStep | None = None) -> None:
+    def learn(self, module: Learnt, train: Inputs | None, on_step: OnStep | None = None) -> None:
         """Change `module` by what `train` shows; None for a system that needs no pictures."""
         if train is None:
             return
@@ -77,10 +79,10 @@ class Transfer(Method):
             on_step=on_step,
         )
 
-    def select(self, module: nn.Module, val: Inputs) -> None:
+    def select(self, module: Learnt, val: Inputs) -> None:
         """Choose settings by validation pictures; systems without any do nothing."""
 
-    def logits(self, module: nn.Module, batch: Batch) -> Tensor:
+    def logits(self, module: Learnt, batch: Shown) -> Tensor:
         """What the fitted system says of a batch: [B, C]."""
         return module(batch.x)
 
@@ -109,7 +111,8 @@ class Transfer(Method):
         if "no pictures" not in self.card.needs:
             train = self.read(data, views=self.views, **reading)
             self.check(train)
-        held_out = self.read(val, **reading) if val is not None and len(val) else None
+        selects = type(self).select is not Transfer.select
+        held_out = self.read(val, **reading) if selects and val is not None and len(val) else None
         with seed.forked(self.seed, "build"):
             module = self.build(self._model.vlm, self._names)
         self.learn(module, train, on_step)
@@ -194,7 +197,7 @@ class Transfer(Method):
         """The same answers among some of the classes."""
         twin = copy.copy(self)
         before = vars(self).get("_columns") or range(len(self._names))
-        twin._columns = [before[self._names.index(name)] for name in checked_names(class_names)]
+        vars(twin)["_columns"] = [before[self._names.index(name)] for name in checked_names(class_names)]
         twin._names = class_names
         return twin
 

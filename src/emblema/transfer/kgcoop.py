@@ -27,7 +27,7 @@ class KgCoOp(Transfer):
         oracle="w = 0: CoOp",
         deviations=(
             "the distance is the code's 1 - cos; the paper's squared distance is twice that, so its w is half of ours",
-            "one cosine schedule; the author's log shows a squared cosine, of two schedulers on one optimiser",
+            'one cosine schedule; the log that the author posted shows its square: schedule="epochs-squared"',
         ),
     )
     words: str = "a photo of a"

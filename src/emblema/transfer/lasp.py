@@ -6,7 +6,9 @@ among them.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,7 @@ from emblema.core.method import Optim
 from emblema.data.templates import templates_for
 from emblema.frameworks.vlm import unit
 from emblema.parts.prompts import Borrowed, PromptedText, hand_written
+from emblema.parts.tuning import tunable_blocks
 from emblema.transfer.base import Transfer, coop_recipe
 
 
@@ -34,7 +37,7 @@ class LASP(Transfer):
         claim="trained on base classes, the text loss names novel ones more accurately",
         oracle="l = 0 and w kept at 0: CoOp; a learnt prompt that is template g: CE of s H_g H_g' against the diagonal",
         deviations=(
-            "the image tower is frozen; the released settings also tune its norms at a tenth of the rate",
+            "the image tower is frozen unless norms=True; the released settings learn its norms at a tenth of the rate",
             "the text loss uses the names that training may see; officially novel names too",
             "one group of prompts, as released; the paper has several",
         ),
@@ -43,12 +46,22 @@ class LASP(Transfer):
     weight: float = 5.0  # l
     noise: float = 0.05  # on hand-written features, at every other step
     recalibrate: bool = True  # learn w
+    norms: bool = False  # learn the norms of the image tower too (a transformer)
     optim: Optim = field(default_factory=lambda: coop_recipe(lr=0.008, clip_norm=1.0, epochs=25.0))
 
     def build(self, vlm, class_names):
         templates = dict.fromkeys([*self.wording, *templates_for("imagenet-best")])
         hand = torch.stack([hand_written(vlm, class_names, (t,)) for t in templates])
-        return Recalibrated(vlm, class_names, self.words, hand, self.recalibrate)
+        module = Recalibrated(vlm, class_names, self.words, hand, self.recalibrate)
+        module.image = with_norms(vlm.image) if self.norms else None
+        return module
+
+    def read(self, data, **reading):
+        deeper = {"needs": ("tokens",)} if self.norms else {}
+        return super().read(data, **deeper | reading)
+
+    def rate(self, name: str) -> float:
+        return 0.1 if name.startswith("image.") else 1.0
 
     def losses(self, module, batch):
         texts = module.texts()  # [C, D]
@@ -57,7 +70,7 @@ class LASP(Transfer):
             hand = hand + self.noise * torch.randn(hand.shape, generator=batch.generator)
         logits = module.vlm.scale * torch.einsum("cd,gkd->gck", texts, hand)  # [G, C, C]
         own = torch.arange(len(texts)).expand(len(hand), -1)
-        image = F.cross_entropy(module.vlm.logits(batch.x.pooled, texts), batch.labels)
+        image = F.cross_entropy(module.vlm.logits(module.features(batch.x), texts), batch.labels)
         return {"cross_entropy": image, "text": self.weight * F.cross_entropy(logits.flatten(0, 1), own.flatten())}
 
 
@@ -69,10 +82,22 @@ class Recalibrated(Borrowed):
         self.prompt = PromptedText(vlm, class_names, words=words)
         self.correction = nn.Parameter(torch.zeros(vlm.dim), requires_grad=recalibrate)  # w
         self.register_buffer("hand", hand, persistent=False)
+        self.image: Any = None  # a copy of the image tower whose norms are learnt
 
     def texts(self) -> Tensor:
-        raw = self.vlm.text.encode(self.prompt.tokens(self.prompt.context)).float()
-        return unit(raw + self.correction)
+        return unit(self.prompt.raw() + self.correction)
+
+    def features(self, x: ImageInput) -> Tensor:
+        return x.pooled if self.image is None else unit(self.image.encode(x.tokens))  # [B, D]
 
     def forward(self, x: ImageInput) -> Tensor:
-        return self.vlm.logits(x.pooled, self.texts())
+        return self.vlm.logits(self.features(x), self.texts())
+
+
+def with_norms(tower: Any) -> Any:
+    """A copy of an image tower whose blocks' norms ask for gradients."""
+    tower = copy.deepcopy(tower)
+    for block in tunable_blocks(tower):
+        block.norm1.requires_grad_(True)
+        block.norm2.requires_grad_(True)
+    return tower

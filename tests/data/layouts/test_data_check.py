@@ -112,7 +112,8 @@ def test_list_shows_the_tables(capsys):
     assert by_name["food101"]["sizes"] == {"train": 75_750, "test": 25_250} and by_name["laion5b"]["size"] == "5B pairs"
     cli.main(["list", "data"])
     out = capsys.readouterr().out
-    for text in ("bundled (16)", "evaluation: classification (31)", "image-text (16)", "auxiliary (4)", "11-point mAP"):
+    bundled = f"bundled ({sum(card['place'] == 'bundled' for card in found)})"
+    for text in (bundled, "evaluation: classification (31)", "image-text (16)", "auxiliary (4)", "11-point mAP"):
         assert text in out
     code, card, _ = run(capsys, "data", "show", "oxford_pets")
     assert code == 0 and card["name"] == "pets" and "split_zhou_OxfordPets.json" in card["layouts"][0]

@@ -1,0 +1,54 @@
+"""The upper half of a text decoder: words read the words before them, and an image (CoCa)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from emblema.encoders.block import Block, CrossAttention, LayerNorm
+
+
+class CrossBlock(Block):
+    """A transformer block that also reads a memory, between its attention and its feed-forward."""
+
+    def __init__(self, width: int, heads: int, memory_width: int, eps: float = 1e-5):
+        super().__init__(width, heads, eps=eps)
+        self.norm_cross = LayerNorm(width, eps=eps)
+        self.cross = CrossAttention(width, heads, memory_width)
+
+    def read(self, x: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        """x [B, L, width], memory [B, M, memory_width] -> [B, L, width]"""
+        x = x + self.attention(self.norm1(x), mask)
+        x = x + self.cross(self.norm_cross(x), memory)
+        return x + self.mlp(self.norm2(x))
+
+
+class CaptionDecoder(nn.Module):
+    """States of words and what was seen of the image -> logits of the next word."""
+
+    def __init__(self, width: int, depth: int, heads: int, memory_width: int, vocabulary: int, eps: float = 1e-5):
+        super().__init__()
+        self.blocks = nn.ModuleList(CrossBlock(width, heads, memory_width, eps) for _ in range(depth))
+        self.norm = LayerNorm(width, eps=eps)
+        self.head = nn.Linear(width, vocabulary, bias=False)
+        nn.init.normal_(self.head.weight, std=width**-0.5)
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        """x [B, L, width], memory [B, M, memory_width] -> [B, L, V]; position l has read the words up to l."""
+        causal = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
+        for block in self.blocks:
+            x = block.read(x, memory, causal)  # type: ignore[operator]
+        return self.head(self.norm(x))
+
+
+def next_words(logits: Tensor, ids: Tensor, length: Tensor) -> Tensor:
+    """Summed cross-entropy of the next words, and their number, of each caption: [B, 2].
+
+    `captioning` of `emblema.objectives.generative` a row at a time, so that gradients can be cached; padding is told by
+    `length` [B] and not by its id. Pass logits [B, L, V] and ids [B, L] unshifted.
+    """
+    targets = ids[:, 1:]  # [B, L-1]
+    real = torch.arange(1, ids.shape[1], device=ids.device) < length[:, None]
+    each = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), targets, reduction="none") * real  # [B, L-1]
+    return torch.stack([each.sum(1), real.sum(1).to(each.dtype)], 1)
