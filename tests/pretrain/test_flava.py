@@ -159,7 +159,7 @@ def test_words_made_at_the_start_are_kept_and_the_model_is_loaded(tmp_path):
 def test_cutting_the_batch_and_towers_without_patches_are_refused():
     from emblema.engine.grad_cache import check
 
-    with pytest.raises(EmblemaError, match="optim.chunk needs"):
+    with pytest.raises(EmblemaError, match=r"optim\.chunk needs"):
         check(method())
     with pytest.raises(NoSuchDoor, match="ViT"):
         FLAVA(arch="rn50").config()

@@ -218,6 +218,7 @@ class Transfer(Method):
             "fields": {f.name: _plain(getattr(self, f.name)) for f in fields(self)},
             "class_names": self._names,
             "templates": self.wording,
+            "facts": vars(self).get("_facts", {}),
             "model": {"name": self._model.name, "weights": weights_id(self._model.vlm)},
         }
         (folder / "config.json").write_text(json.dumps(said, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -250,6 +251,7 @@ def load(folder: Path | str, model: Model | VLM | str | None = None) -> Transfer
             f"{found}: give the same model"
         )
     system._names, system._wording = list(said["class_names"]), tuple(said["templates"])
+    vars(system)["_facts"] = said.get("facts", {})  # what `build` needs to know of the data besides class names
     with seed.forked(system.seed, "build"):
         module = system.build(system._model.vlm, system._names)
     restore(module, load_file(folder / "learnt.safetensors"))
@@ -259,7 +261,8 @@ def load(folder: Path | str, model: Model | VLM | str | None = None) -> Transfer
 
 def restore(module: nn.Module, state: dict[str, Tensor]) -> None:
     """Load a state whose tensors may have other shapes than a fresh module's (caches grow while they are fitted)."""
-    for name, tensor in state.items():
+    for name, mapped in state.items():
+        tensor = mapped.clone()  # of aligned memory: elsewhere products round differently
         path, _, leaf = name.rpartition(".")
         owner = module.get_submodule(path)
         if leaf in owner._parameters:
