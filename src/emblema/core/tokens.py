@@ -24,6 +24,7 @@ class Tokens:
     length: Tensor | None = None  # [B]  real tokens of each row (texts); None: all are real
     visible: Tensor | None = None  # [L, L] bool, True where row may read column; None: no extra rule
     shared: int = 0  # leading positions that are the same in all rows (a causal tower computes them once)
+    beside: Tensor | None = None  # [B, 1 + H*W, K]  goes round the layers to the head: of the whole, of each patch
 
     def __len__(self) -> int:
         return len(self.x)

@@ -117,7 +117,11 @@ class Transformer(Tower):
     def pool(self, tokens: Tokens) -> Tensor:
         if self.pool_kind == "mean":
             return self._mean(tokens)
-        return self.norm(tokens.pooled())
+        return self.finish(tokens.pooled(), tokens)
+
+    def finish(self, x: Tensor, tokens: Tokens) -> Tensor:
+        """The pooled position after the last layer [B, width] -> what the projection takes."""
+        return self.norm(x)
 
     def _mean(self, tokens: Tokens) -> Tensor:
         if tokens.first_patch is not None:  # images: the patches
@@ -137,7 +141,7 @@ class Transformer(Tower):
         tokens = self.before(last, edit(last, tokens) if edit else tokens)
         block: Block = self.blocks[last]  # type: ignore[assignment]
         x = block.at(tokens.x, tokens.pool_at, self.mask(tokens))  # [B, width]: no other position is needed
-        return self.project(self.norm(x))
+        return self.project(self.finish(x, tokens))
 
     def attention_weights(self, i: int, tokens: Tokens) -> Tensor:
         """Attention probabilities of layer i for what enters it: [B, heads, L, L]."""
