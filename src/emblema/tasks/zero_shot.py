@@ -104,7 +104,11 @@ def score(
         is_base = torch.zeros(classes, dtype=torch.bool)
         is_base[torch.tensor(base, dtype=torch.long)] = True
         part("top1/base", is_base[labels])
-        part("top1/novel", ~is_base[labels])
+        new = ~is_base[labels]
+        part("top1/novel", new)
+        if new.any():  # base-to-novel, as CoCoOp counts it: novel pictures among novel names only
+            among = metrics.top(metrics.ranks(logits[new].masked_fill(is_base, -torch.inf), labels[new]), 1)
+            out["top1/novel_among_novel"] = interval(mean_of(among), int(new.sum()))
     return Outcome(
         metrics=out,
         tables=tables,
