@@ -23,7 +23,8 @@ def test_score_by_hand():
     table = {row["class"]: row for row in outcome.tables["per_class"]}
     assert table["b"] == {"class": "b", "images": 2, "top1": 0.5, "taken_for": "a"}
     assert [row["domain"] for row in outcome.tables["per_domain"]] == ["noto", "openmoji"]
-    several = [i for name, i in outcome.metrics.items() if not name.startswith("top1/novel")]  # of one image there is no interval
+    # of one image there is no interval
+    several = [i for name, i in outcome.metrics.items() if not name.startswith("top1/novel")]
     for interval in several:
         assert interval.low <= interval.value <= interval.high
 
