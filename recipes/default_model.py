@@ -8,7 +8,8 @@ photographs (EfficientNet-Lite0, frozen, ImageNet). What is learnt is to put dra
 3. Guess. A two-layer network learns from the pooled feature: minutes.
 4. Places. A small transformer over the maps learns what the guess lacks, both together.
 5. Photographs. An image whose maps are unlike those of all training views is named by EfficientNet itself (ConSE:
-   the mean of its class names, weighted by their probabilities). Crops of landscapes say where "unlike" begins.
+   the mean of its class names, weighted by their probabilities). No photograph is used: all but one in a hundred
+   views are "like".
 
 The loss of 3 and 4: a picture finds its own caption among all captions of the training set (Eq. 2 against a bank,
 since the text tower is frozen).
@@ -36,7 +37,6 @@ from emblema.core.method import Method, Optim
 from emblema.core.preprocess import Preprocess
 from emblema.data import catalog
 from emblema.data.build.packages import default_cache, unpacked
-from emblema.data.bundled import read_bundled
 from emblema.data.pictures import canvas, load_image
 from emblema.data.templates import fill, templates_for
 from emblema.encoders.backbone_stem import KnowingStem
@@ -156,15 +156,13 @@ def embed(vlm: VLM, texts: list[str], chunk: int = 512) -> Tensor:
 # -- 2. pictures ---------------------------------------------------------------------------------------------
 
 DRAWN = Views(scale=(0.5, 1.35), ratio=1.25, turn=15, jitter=0.3, hue=0.06, grey=0.15, blur=0.1)
-REAL = Views(scale=(0.1, 1.0), jitter=0.2, grey=0.05)
 
 
 @dataclass
 class Pictures:
-    """Drawings with a caption; crops of landscapes without."""
+    """Drawings with a caption."""
 
     drawn: Tensor  # uint8 [N, 4, 64, 64]
-    real: Tensor  # uint8 [M, 4, 128, 128]
     labels: Tensor  # [N] long, index of the caption
     captions: list[str]
 
@@ -175,8 +173,7 @@ class Pictures:
         captions = sorted(set(data.column("text")))
         number = {text: i for i, text in enumerate(captions)}
         drawn = torch.stack([canvas(r.image, 64, "squash") for r in data])
-        real = torch.stack([canvas(r.image, 128, "squash") for r in read_bundled("backgrounds").split("train")])
-        return cls(drawn, real, torch.tensor([number[text] for text in data.column("text")]), captions)
+        return cls(drawn, torch.tensor([number[text] for text in data.column("text")]), captions)
 
 
 @dataclass
@@ -305,8 +302,8 @@ def train(recipe: Recipe) -> VLM:
         optimise(method, module, source, optim, total_steps=total, on_step=log)
         validate(vlm.eval(), "places" if whole else "guess")
     vlm.logit_scale = module["scale"]
-    meet_photographs(recipe, pictures, image, stored)
-    validate(vlm, "with photographs")
+    know_drawings(recipe, pictures, image, stored)
+    validate(vlm, "with ConSE")
     checkpoint.save(recipe.out, vlm, config, PLACED, TEMPLATES, card_text(recipe, vlm), weights="int8")
     say(f"saved {recipe.out}")
     return vlm
@@ -328,19 +325,16 @@ def store(recipe: Recipe, pictures: Pictures, image: ViT) -> list[Stored]:
 
 
 @torch.no_grad()
-def meet_photographs(recipe: Recipe, pictures: Pictures, image: ViT, stored: list[Stored]) -> None:
-    """Where does the unlike begin? Between drawings, hard-edged ones too, and crops of landscapes."""
+def know_drawings(recipe: Recipe, pictures: Pictures, image: ViT, stored: list[Stored]) -> None:
+    """What do drawings look like, as views, whole, and hard-edged? All else is left to EfficientNet's class names."""
     stem: KnowingStem = image.stem
-    generator = seed.generator(recipe.random_seed, "photographs")
-    some = torch.randperm(len(pictures.drawn), generator=generator)[:2000]
+    some = torch.randperm(len(pictures.drawn), generator=seed.generator(recipe.random_seed, "drawings"))[:2000]
     plain = plain_view(pictures.drawn[some], 64)
     size = (IMAGE.image_size,) * 2
     hard = Stored.of(stem, (image.normalise(F.interpolate(x, size, mode="nearest")) for x in plain.split(64)))
     soft = Stored.of(stem, (image.normalise(plain_view(x, size[0])) for x in plain.split(64)))
-    real = Stored.of(stem, views_of(pictures.real.repeat(4, 1, 1, 1), REAL, image, generator))
-    statistics = stem.strange.statistics
     usual = [v.stages[0][some] for v in stored] + [soft.stages[0], hard.stages[0]]
-    stem.strange.fit(torch.cat([statistics(maps) for maps in usual]), statistics(real.stages[0]))
+    stem.strange.fit(torch.cat([stem.strange.statistics(maps) for maps in usual]))
     edge, slope = stem.strange.edge.tolist()
     say(f"strange from d^2 = {math.exp(edge):.2f} on, slope {slope:.1f}")
 

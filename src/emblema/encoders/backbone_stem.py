@@ -170,20 +170,16 @@ class Strangeness(nn.Module):
         return F.linear(statistics, self.white.weight.float(), self.white.bias.float()).square().mean(-1)
 
     @torch.no_grad()
-    def fit(self, usual: Tensor, strange: Tensor, shrink: float = 0.1) -> None:
-        """From statistics of training images and of others, [N, 2C] and [M, 2C].
+    def fit(self, usual: Tensor, shrink: float = 0.1) -> None:
+        """From statistics of training images [N, 2C]; their correlations are shrunk towards none.
 
-        The correlations are shrunk towards none. Of the two groups, one in twenty may be on the wrong side of odds
-        of 20 to 1.
+        One in a hundred of them is called strange, and one in twenty has a chance of more than 1 in 20 to be so.
         """
         mean, std = usual.mean(0), usual.std(0) + 1e-3
         x = ((usual - mean) / std).double()
-        corr = (1 - shrink) * (x.T @ x / len(x)) + shrink * torch.eye(x.shape[1], dtype=x.dtype)
-        white = torch.linalg.inv(torch.linalg.cholesky(corr)).float() / std
+        correlations = (1 - shrink) * (x.T @ x / len(x)) + shrink * torch.eye(x.shape[1], dtype=x.dtype)
+        white = torch.linalg.inv(torch.linalg.cholesky(correlations)).float() / std
         self.white.weight.copy_(white)
         self.white.bias.copy_(-white @ mean)
-        low = self.distance(usual).log().quantile(0.95)
-        high = self.distance(strange).log().quantile(0.05)
-        if low >= high:
-            raise ValueError("training images and strange ones cannot be told apart by their maps")
-        self.edge.copy_(torch.stack([(low + high) / 2, 6 / (high - low)]))
+        most, all_but_few = self.distance(usual).log().quantile(torch.tensor([0.95, 0.99]))
+        self.edge.copy_(torch.stack([all_but_few, 3 / (all_but_few - most)]))
