@@ -371,8 +371,10 @@ Settings: {recipe.views} views; guess for {recipe.guess.epochs:g} epochs at rate
 ## What it is for
 
 Trying every part of emblema offline; naming and searching drawings, and photographs of what ImageNet names. English
-words. A drawing much sharper than those it was trained on (64 pixels) may be taken for a photograph. It has not been
-tested for fairness, and must not be used to judge people. Measured results: docs/results/default.md.
+words. Prompts and other edits of tokens move drawings only: what it says of a photograph is EfficientNet's answer, past
+the transformer. A drawing much sharper than those it was trained on (64 pixels) may be taken for a photograph. It is too
+sure of itself (see ece). It has not been tested for fairness, and must not be used to judge people. Measured results:
+docs/results/default.md.
 
 ## Licences
 
