@@ -34,15 +34,8 @@ def test_it_names_drawings_of_a_family_it_never_saw(model):
     assert right > 0.4, f"{right:.2f} of {len(some)} right; one in 715 is chance"
 
 
-def test_it_names_photographs(model):
-    data = catalog.load("emblem-photos")
-    found = model.classify([r.image for r in data], data.class_names).argmax(-1)
-    right = (found == torch.tensor([r.label for r in data])).float().mean().item()
-    assert right > 0.25, f"{right:.2f} of {len(data)} right; one in 159 is chance"
-
-
 def test_every_door_is_open(model):
-    data = catalog.load("emblem-objects", split="test")  # drawings: a photograph's answer is the stem's, past the layers
+    data = catalog.load("emblem-photos")
     images = torch.stack([_pixels(model, data[i].image) for i in range(2)])
     vlm, tower = model.vlm, model.vlm.image
     z = vlm.encode_image(images)  # [2, D]
