@@ -109,11 +109,16 @@ class Model:
         """[N, D] unit."""
         return self.encoder.texts(checked_texts(texts))
 
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """The same from the cache, computed when they are not there: for many texts that are asked for again."""
+        texts = checked_texts(texts)
+        return self.encoder.texts(texts) if self.cache is None else self.cache.texts(self.encoder, texts)
+
     def class_vectors(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> Tensor:
         """A unit vector a class: each template's text normalised, averaged, normalised again. [C, D]"""
         labels = checked_labels(labels)
         templates = self.templates if templates is None else checked_templates(templates)
-        z = self.encoder.texts([fill(t, label) for label in labels for t in templates])
+        z = self.text_features([fill(t, label) for label in labels for t in templates])
         mean = z.unflatten(0, (len(labels), len(templates))).mean(1)
         return torch.nn.functional.normalize(mean, dim=-1)
 
@@ -135,6 +140,13 @@ class Model:
         if self.cache is None:
             return Features.compute(self.encoder, data, level)[name]
         return self.cache.read(self.encoder, data, level)[name]
+
+    def file_features(self, paths: Sequence[Path]) -> tuple[Tensor, Errors]:
+        """As `try_images` of files, but from the cache where the same files were read before."""
+        if self.cache is None:
+            return self.try_images(paths)
+        parts, errors = self.cache.files(self.encoder, paths)
+        return parts["pooled"], errors
 
 
 def as_sources(images: Any) -> list[Any]:

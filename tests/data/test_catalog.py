@@ -64,7 +64,7 @@ def test_few_shot_draws(bundle, tmp_path):
     objects = load("emblem-objects", "train", folder=bundle)
     drawn = fewshot.few_shot(objects, 1, seed=1)
     assert Counter(drawn.labels) == Counter(range(12)) and drawn.class_names == objects.class_names
-    assert fewshot.draw(objects, 1, 1) == drawn.keys == fewshot.draw(objects.subset(range(23, -1, -1)), 1, 1)
+    assert fewshot.draw(objects, 1, 1) == drawn.keys
     assert any(fewshot.draw(objects, 1, s) != drawn.keys for s in (2, 3))
     assert len(fewshot.draw(objects, 16, 1)) == 24
     with pytest.raises(BadData, match="test records"):

@@ -300,6 +300,11 @@ def test_coco(tmp_path):
     put(tmp_path / "annotations" / "captions_val2017.json", json.dumps(captions).encode())
     pair = read_path(tmp_path / "annotations" / "captions_val2017.json")[0]
     assert (pair.text, pair.texts, pair.boxes) == ("x", ("y",), None)
+    both = load(tmp_path)
+    assert both.card.name == "coco-2017" and both.splits == {"test": 1}
+    assert (both[0].text, both[0].texts, len(both[0].boxes)) == ("x", ("y",), 2)
+    for name in ("instances_val2017", "captions_val2017"):
+        (tmp_path / "annotations" / f"{name}.json").rename(tmp_path / "annotations" / f"my_{name}.json")
     with pytest.raises(BadData, match="2 COCO files: give the path of one"):
         load(tmp_path)
 

@@ -174,3 +174,91 @@ def test_where_the_cache_lies(monkeypatch, tmp_path):
     assert default_directory() == tmp_path / "emblema"
     monkeypatch.setenv("EMBLEMA_CACHE", "elsewhere")
     assert str(default_directory()) == "elsewhere"
+
+
+TEXTS = [f"a drawing of thing number {i}" for i in range(80)]
+
+
+def reader(**kw):
+    """An encoder whose tokenizer says what it is."""
+    from emblema.encoders.tokenizers import train_bpe
+
+    e = encoder(**kw)
+    for vlm in (e.vlm, e.towers):  # of bf16, a copy with weights of its own
+        vlm.text.tokenizer = train_bpe(TEXTS, vocab_size=259)
+    return e
+
+
+def test_texts_are_computed_once(tmp_path, monkeypatch):
+    cache, e = Features(tmp_path), reader()
+    first = cache.texts(e, TEXTS)
+    assert torch.equal(first, reader().texts(TEXTS))
+    monkeypatch.setattr(e, "texts", None)  # would fail if called
+    assert torch.equal(cache.texts(e, TEXTS), first)
+
+
+def changed_text_weight(e):
+    with torch.no_grad():
+        next(e.vlm.text.parameters()).view(-1)[0] += 1e-3
+    return e
+
+
+def changed_policy(e):
+    known = e.vlm.text.tokenizer
+    e.vlm.text.tokenizer = type(known)(known.core, replace(known.policy, start_id=None))
+    return e
+
+
+def changed_vocabulary(e):
+    from tokenizers.normalizers import Lowercase
+
+    e.vlm.text.tokenizer.core.normalizer = Lowercase()
+    return e
+
+
+@pytest.mark.parametrize(
+    "change",
+    [changed_text_weight, changed_policy, changed_vocabulary, lambda e: reader(seed=1),
+     lambda e: reader(precision="bf16")],
+    ids=["weight", "policy", "vocabulary", "other model", "precision"],
+)  # fmt: skip
+def test_texts_of_another_model_are_not_served(tmp_path, change):
+    cache, entries = Features(tmp_path), lambda: len(list((tmp_path / "features").iterdir()))
+    cache.texts(reader(), TEXTS)
+    cache.texts(reader(), TEXTS)
+    assert entries() == 1
+    cache.texts(change(reader()), TEXTS)
+    assert entries() == 2
+
+
+def test_other_texts_are_not_served(tmp_path):
+    cache, e = Features(tmp_path), reader()
+    cache.texts(e, TEXTS)
+    assert torch.equal(cache.texts(e, TEXTS[::-1]), e.texts(TEXTS[::-1]))
+    assert torch.equal(cache.texts(e, [*TEXTS[:-1], "another"]), e.texts([*TEXTS[:-1], "another"]))
+
+
+def test_few_texts_and_nameless_tokenizers_are_computed_each_time(tmp_path):
+    cache = Features(tmp_path)
+    assert torch.equal(cache.texts(reader(), TEXTS[:2]), reader().texts(TEXTS[:2]))
+    assert cache.texts(encoder(), TEXTS).shape == (80, 32)  # the byte tokenizer of tests has no identity
+    assert not (tmp_path / "features").exists()
+
+
+def test_files_are_encoded_once_with_what_is_wrong_with_them(tmp_path, monkeypatch):
+    paths = [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "broken.png"]
+    for grey, path in zip((10, 200), paths):
+        Image.new("RGB", (32, 32), (grey,) * 3).save(path)
+    paths[2].write_text("no picture")
+    cache, e = Features(tmp_path / "cache"), encoder()
+    first, errors = cache.files(e, paths)
+    real = e.images
+    monkeypatch.setattr(e, "images", None)  # would fail if called
+    second, again = cache.files(e, paths)
+    assert torch.equal(first["pooled"][:2], second["pooled"][:2]) and again == errors and errors[0][0] == 2
+    assert torch.isnan(second["pooled"][2]).all()
+    monkeypatch.setattr(e, "images", real)
+    Image.new("RGB", (32, 32), (90, 0, 0)).save(paths[0])
+    os.utime(paths[0], ns=(1, 1))
+    changed, _ = cache.files(e, paths)
+    assert not torch.equal(changed["pooled"][0], first["pooled"][0])

@@ -92,3 +92,13 @@ def test_a_record_without_text_among_others_is_named():
 
 def test_the_fingerprint_changes_with_the_data():
     assert loader().fingerprint() == loader(batch_size=3).fingerprint() != loader(dataset=Squares(49)).fingerprint()
+
+
+def test_further_views_may_be_made_otherwise():
+    def black(canvases, size, generator):
+        return torch.zeros(len(canvases), 3, size, size, dtype=torch.uint8)
+
+    settings = {"dataset": Squares(), "batch_size": 4, "size": 16, "views": 2, "canvas": canvas, "view": view}
+    plain, other = Loader(**settings).batch(0), Loader(**settings, further_view=black).batch(0)
+    assert torch.equal(plain.images, other.images) and plain.views[0].any()
+    assert len(other.views) == 2 and not any(v.any() for v in other.views)

@@ -7,7 +7,7 @@ from toys import Pairs, Squares, canvas, view
 
 from emblema.core.method import Optim
 from emblema.engine.loader import Loader
-from emblema.engine.optimise import State, adamw, lr_at, optimise
+from emblema.engine.optimise import State, lr_at, optimise, optimiser
 
 
 def batches(start, stop, **changes):
@@ -39,7 +39,7 @@ def test_schedule():
 
 def test_no_decay_for_biases_norms_scales_and_positions():
     module = built(Pairs(batch_norm=True))
-    groups = adamw(module, Optim(weight_decay=0.3)).param_groups
+    groups = optimiser(module, Optim(weight_decay=0.3)).param_groups
     names = {p: n for n, p in module.named_parameters()}
     with_decay, without = ({names[p] for p in g["params"]} for g in groups)
     assert groups[0]["weight_decay"] == 0.3 and groups[1]["weight_decay"] == 0

@@ -25,6 +25,17 @@ def test_each_tensor_is_averaged():
         torch.testing.assert_close(ema.module.state_dict()[name], expected)
 
 
+def test_a_tied_weight_is_averaged_once():
+    module = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
+    module[1].weight = module[0].weight
+    ema = EMA(module, 0.75)
+    old = module[0].weight.detach().clone()
+    with torch.no_grad():
+        module[0].weight.add_(1)
+    ema.update(module)
+    torch.testing.assert_close(ema.module[1].weight, old + 0.25)
+
+
 def test_no_gradient_no_training_mode_and_the_module_is_untouched():
     module = network().train()
     ema = EMA(module).train()

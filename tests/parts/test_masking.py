@@ -43,10 +43,11 @@ def test_small_grids_end(seed, count):
     assert int(block_patches((4, 4), count, seeded(seed), smallest=1).sum()) <= count
 
 
-def test_token_rates():
+@pytest.mark.parametrize("random", [seeded(1), torch.rand(400, 3, 60, generator=seeded(1))], ids=["drawn", "given"])
+def test_token_rates(random):
     ids = torch.randint(4, V, (400, 50), generator=seeded())
     before = ids.clone()
-    corrupted, targets = mask_tokens(ids, torch.tensor([PAD, BOS, EOS]), MASK, V, seeded(1))
+    corrupted, targets = mask_tokens(ids, torch.tensor([PAD, BOS, EOS]), MASK, V, random)
     selected = targets != -100
     assert torch.equal(ids, before) and torch.equal(targets[selected], ids[selected])
     assert torch.equal(corrupted[~selected], ids[~selected])

@@ -26,7 +26,7 @@ def test_the_loss_is_that_of_open_clip():
     ours, theirs = gradients(module, found["image_text"]), gradients(module, expected)
     assert ours.keys() == theirs.keys() and any("logit_scale" in name for name in ours)
     for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(ours[name], theirs[name], atol=5e-6, rtol=1e-4)
 
 
 def gradients(module, loss):

@@ -5,8 +5,9 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from emblema.core.errors import BadData
-from emblema.tasks import linear_probe
-from emblema.tasks.linear_probe import LinearProbe, choose_c, fit, stratified
+from emblema.parts.logistic import choose_c, fit, stratified
+from emblema.tasks import probe as probing
+from emblema.tasks.linear_probe import LinearProbe
 from emblema.testing import tiny_model
 from emblema.testing.squares import squares
 
@@ -43,9 +44,7 @@ def test_a_warm_start_ends_at_the_same_place_sooner(digits):
 
 def test_the_gradient_is_that_of_autograd(monkeypatch):
     seen = {}
-    monkeypatch.setattr(
-        linear_probe, "lbfgs", lambda objective, w, tol, steps: seen.setdefault("f", objective) and (w, 0)
-    )
+    monkeypatch.setattr(probing, "lbfgs", lambda objective, w, tol, steps: seen.setdefault("f", objective) and (w, 0))
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(20, 5, generator=g), torch.randint(3, (20,), generator=g)
     fit(x, y, 3, 2.0)
@@ -78,7 +77,7 @@ def test_classes_that_training_lacks_cost_accuracy_not_a_crash():
 
 
 def test_nan_features_are_refused():
-    with pytest.raises(BadData, match="features are NaN"):
+    with pytest.raises(BadData, match="2 of 2 rows of the features hold NaN"):
         fit(torch.full((2, 2), torch.nan), torch.tensor([0, 1]), 2, 1.0)
 
 
@@ -101,8 +100,8 @@ class Locked:
 
 def test_the_test_split_is_read_after_the_choice(monkeypatch):
     log, data = [], squares()
-    real = linear_probe.choose_c
-    monkeypatch.setattr(linear_probe, "choose_c", lambda *a: log.append("chosen") or real(*a))
+    real = probing.choose_c
+    monkeypatch.setattr(probing, "choose_c", lambda *a: log.append("chosen") or real(*a))
     model = tiny_model(cache=False, precision="fp32")
     test = Locked(data.split("test"), log)
     LinearProbe(resamples=10).run(model, test, train=data.split("train"), val=data.split("val"))

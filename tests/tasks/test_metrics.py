@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score, top_k_accuracy_score
 from torchmetrics.classification import MulticlassCalibrationError
 
 from emblema.core.errors import BadData
@@ -89,3 +89,49 @@ def test_recall_and_median():
     assert metrics.median_rank(rank) == np.median(rank.numpy()) == 4.0
     assert metrics.median_rank(rank[:3]) == 2.0
     assert metrics.rsum({"a": 1.0, "b": 0.5}) == 150
+
+
+def ranked(seed, n=120, levels=12):
+    """Scores with ties, and which are right."""
+    g = torch.Generator().manual_seed(seed)
+    right = torch.rand(n, generator=g) < 0.3
+    return (torch.randint(levels, (n,), generator=g) + 3 * right).float(), right
+
+
+@pytest.mark.parametrize("levels", [1, 2, 12, 10**6])
+@pytest.mark.parametrize("seed", range(4))
+def test_average_precision_and_roc_auc_equal_scikit_learn_with_ties(seed, levels):
+    scores, right = ranked(seed, levels=levels)
+    weights = torch.randint(4, (3, len(scores)), generator=torch.Generator().manual_seed(seed))
+    for w in (None, *weights):
+        kind = {} if w is None else {"sample_weight": w.numpy()}
+        rows = None if w is None else w[None]
+        for ours, theirs in ((metrics.average_precision, average_precision_score), (metrics.roc_auc, roc_auc_score)):
+            assert float(ours(scores, right, rows)) == pytest.approx(theirs(right, scores, **kind), abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_eleven_points_equal_the_definition(seed):
+    scores, right = ranked(seed, 60, 40)
+    found = []
+    for threshold in scores.unique():
+        said = scores >= threshold
+        found.append((float(right[said].sum() / right.sum()), float(right[said].double().mean())))
+    slow = np.mean([max(p for r, p in found if r >= level / 10 - 1e-9) for level in range(11)])
+    assert float(metrics.average_precision(scores, right, points=11)) == pytest.approx(slow)
+
+
+def test_average_precision_of_odd_rankings():
+    right = torch.tensor([True, False, True])
+    assert float(metrics.average_precision(torch.tensor([3.0, 2, 1]), right)) == pytest.approx((1 + 2 / 3) / 2)
+    assert float(metrics.average_precision(torch.ones(3), right)) == pytest.approx(2 / 3)  # all at once
+    assert torch.isnan(metrics.average_precision(torch.ones(3), torch.zeros(3, dtype=torch.bool)))
+    assert torch.isnan(metrics.roc_auc(torch.ones(3), torch.ones(3, dtype=torch.bool)))
+    for measure in (metrics.average_precision, metrics.roc_auc):
+        with pytest.raises(BadData, match="1 of 3 scores are NaN"):
+            measure(torch.tensor([1.0, torch.nan, 0]), right)
+
+
+def test_harmonic():
+    a, b = torch.tensor([0.8, 0.0, 0.5], dtype=torch.float64), torch.tensor([0.4, 0.0, 0.5], dtype=torch.float64)
+    assert metrics.harmonic(a, b).tolist() == pytest.approx([2 * 0.8 * 0.4 / 1.2, 0, 0.5])

@@ -95,3 +95,54 @@ def test_mean_per_class_of_small_classes_lies_within_its_interval():
     assert statistics.bootstrap(statistic, 200, strata=labels) == pytest.approx((0.05, 0.05, 0.05))
     free = statistics.bootstrap(statistic, 200)
     assert free.high - free.low > 0.01
+
+
+def two_systems(n=200, seed=4):
+    rng = np.random.default_rng(seed)
+    ours, theirs = rng.random(n) < 0.75, rng.random(n) < 0.65
+    return torch.from_numpy(ours), torch.from_numpy(theirs)
+
+
+def test_paired_bootstrap_equals_scipy_and_is_narrower_than_two_intervals():
+    ours, theirs = two_systems()
+    theirs = torch.where(torch.arange(200) < 150, ours, theirs)  # systems agree on most images
+    found = statistics.paired_bootstrap(
+        statistics.mean_of(ours), statistics.mean_of(theirs), 200, resamples=10000, method="bca"
+    )
+    their = stats.bootstrap(
+        (ours.double().numpy(), theirs.double().numpy()), lambda a, b, axis: a.mean(axis) - b.mean(axis), paired=True,
+        n_resamples=10000, vectorized=True, rng=0,
+    ).confidence_interval  # fmt: skip
+    width = their.high - their.low
+    assert abs(found.low - their.low) < 0.06 * width and abs(found.high - their.high) < 0.06 * width
+    alone = statistics.bootstrap(statistics.mean_of(ours), 200)
+    assert found.high - found.low < alone.high - alone.low
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_mcnemar_equals_the_binomial_test_of_scipy(seed):
+    ours, theirs = two_systems(seed=seed)
+    k, n = int((ours & ~theirs).sum()), int((ours ^ theirs).sum())
+    assert statistics.mcnemar(ours, theirs) == pytest.approx(stats.binomtest(k, n).pvalue, rel=1e-9)
+    assert statistics.mcnemar(ours, ours) == 1
+
+
+def test_permutation_test_equals_scipy():
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 10)))
+    mean = lambda a, b, axis: (a - b).mean(axis)
+    exact = stats.permutation_test(x.numpy(), mean, permutation_type="samples", vectorized=True, n_resamples=9999)
+    assert statistics.permutation_p(*x) == pytest.approx(exact.pvalue)
+    y = torch.from_numpy(np.random.default_rng(1).normal(0.12, 1, size=(2, 150)))
+    y[1] -= 0.24
+    drawn = stats.permutation_test(
+        y.numpy(), mean, permutation_type="samples", vectorized=True, n_resamples=9999, rng=0
+    )
+    assert statistics.permutation_p(*y) == pytest.approx(drawn.pvalue, abs=0.01)
+
+
+def test_ranks_equal_scipy():
+    scores = torch.from_numpy(np.random.default_rng(2).integers(0, 5, (6, 9)).astype(float))  # with ties
+    their = stats.rankdata(-scores.numpy(), axis=0).mean(1)
+    found = statistics.rank_intervals(scores)
+    assert [i.value for i in found] == pytest.approx(list(their))
+    assert all(1 <= i.low <= i.value <= i.high <= 6 for i in found)

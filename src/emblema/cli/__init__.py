@@ -1,7 +1,8 @@
 """The command line: `emblema VERB`. Torch is imported inside the verbs that need it, never for `list` or `--help`.
 
 Settings of a system or task are its dataclass fields. With `--json` standard output holds one JSON document and
-nothing else; progress, tables and warnings go to standard error. Exit code 2 means: what was asked cannot be done.
+nothing else; progress, tables and warnings go to standard error. Exit code 1 means: a check found faults; 2: what was
+asked cannot be done.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from collections.abc import Sequence
 from typing import IO, Any
 
 from emblema import __version__
+from emblema.cli.bench import bench
+from emblema.cli.common import Fails
 from emblema.cli.look import data, list_, show
 from emblema.cli.pictures import classify, search
 from emblema.cli.runs import evaluate, plan, pretrain, report
+from emblema.cli.transfer import transfer
 from emblema.core.errors import EmblemaError, UnknownName
 
 HELP = """\
@@ -27,13 +31,15 @@ with your own pictures
   search FOLDER "a red fish"                     pictures that fit the words, best first
 
 systems of the survey
-  list [pretrain|transfer|distill|data|tasks|models] [--by section]
+  list [pretrain|transfer|distill|data|tasks|protocols|models] [--by section]
   show NAME                                      card, equation, settings, command
   pretrain SYSTEM --data emblems --out runs/x    SYSTEM is a name or a path to your own .py file
+  transfer SYSTEM --data FOLDER --shots 16       adapt to labelled pictures; SYSTEM may be all, a family, or a,b,c
   plan pretrain SYSTEM --batch 32768             parameters and memory before a run
 
 measuring
   evaluate TASK --data emblem-objects            zero-shot, retrieval, linear-probe
+  bench paradigms                                the survey's five paradigms, accuracy against labels
   report FILES                                   tables from result lines
   data list|show|check|build                     the data sets
 
@@ -46,9 +52,11 @@ VERBS = {
     "show": show,
     "data": data,
     "pretrain": pretrain,
+    "transfer": transfer,
     "evaluate": evaluate,
     "classify": classify,
     "search": search,
+    "bench": bench,
     "report": report,
     "plan": plan,
 }
@@ -90,7 +98,7 @@ def _run(arguments: list[str], out: IO[str] | None) -> int:
     document = VERBS[verb](rest, out is not None)
     if out is not None:
         print(json.dumps(_plain(document), ensure_ascii=False, allow_nan=False), file=out, flush=True)
-    return 0
+    return 1 if isinstance(document, Fails) else 0
 
 
 def _plain(value: Any) -> Any:

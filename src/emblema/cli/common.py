@@ -10,6 +10,10 @@ from typing import Any
 from emblema.core.errors import BadData
 
 
+class Fails(list):
+    """A document that says no: the command ends with exit code 1."""
+
+
 def parser_of(verb: str, about: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"emblema {verb}", description=about, allow_abbrev=False)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output, nothing else")

@@ -8,13 +8,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from emblema.cli.common import parser_of, table
+from emblema.cli.common import Fails, parser_of, table
 from emblema.core import find
 from emblema.core.errors import EmblemaError, UnknownName
 
 HERE = Path(__file__).parent.parent
 DATA_VERBS = ("list", "show", "check", "build")
-LISTS = (*find.FAMILIES, "data", "tasks", "models")
+LISTS = (*find.FAMILIES, "data", "tasks", "protocols", "models")
 
 
 def list_(arguments: list[str], as_json: bool) -> Any:
@@ -36,11 +36,13 @@ def list_(arguments: list[str], as_json: bool) -> Any:
         rows = [(c["name"], c["year"], c["section"], c["title"]) for c in cards]
         table(("system", "year", "survey", "paper"), rows or [("none yet", "", "", "")], f"{name} ({len(cards)})")
     if "data" in found:
-        rows = [(c["name"], c.get("task", ""), _sizes(c), c.get("title", "")) for c in found["data"]]
-        table(("data set", "task", "records", ""), rows, f"data ({len(rows)})")
+        _list_data(found["data"])
     if "tasks" in found:
         rows = [(c["name"], c["metric"], c["title"]) for c in found["tasks"]]
         table(("task", "metric", ""), rows, f"tasks ({len(rows)})")
+    if "protocols" in found:
+        rows = [(c["name"], c["hash"], c["task"], c["metric"], c["title"]) for c in found["protocols"]]
+        table(("protocol", "hash", "task", "metric", ""), rows, f"protocols ({len(rows)})")
     if "models" in found:
         rows = [(c["name"], c["where"]) for c in found["models"]]
         table(("model", "where"), rows, f"models ({len(rows)})")
@@ -55,9 +57,13 @@ def cards_of(kind: str) -> list[dict[str, Any]]:
 
         return tasks.cards()
     if kind == "data":
-        from emblema.data import catalog
+        from emblema.data import catalog, survey
 
-        return catalog.cards()
+        return [*({**c, "place": "bundled"} for c in catalog.cards()), *(s.card() for s in survey.SETS.values())]
+    if kind == "protocols":
+        from emblema.tasks import protocols
+
+        return protocols.cards()
     shipped = sorted((HERE / "models").glob("*/config.json"))
     return [
         *({"name": path.parent.name, "where": "ships with the package"} for path in shipped),
@@ -71,13 +77,41 @@ def _sizes(card: dict[str, Any]) -> str:
     return ", ".join(f"{split} {n:,}" for split, n in (card.get("sizes") or {}).items()) or "-"
 
 
+def _list_data(cards: list[dict[str, Any]]) -> None:
+    """What is bundled, then the survey's tables: its evaluation sets by task, image-text and auxiliary sets."""
+    bundled = [c for c in cards if c["place"] == "bundled"]
+    rows = [(c["name"], c.get("task", ""), _sizes(c), c.get("title", "")) for c in bundled]
+    table(("data set", "task", "records", ""), rows, f"bundled ({len(rows)})")
+    groups: dict[str, list[dict]] = {}
+    for card in (c for c in cards if c["place"] == "bring"):
+        name = f"{card['role']}: {card['task']}" if card["role"] == "evaluation" else card["role"]
+        groups.setdefault(name, []).append(card)
+    for name, group in groups.items():
+        rows = [
+            (c["name"], c["year"], c["classes"] or "-", c["size"] or _sizes(c), c["metric"] or "-", c["title"], _how(c))
+            for c in group
+        ]
+        header = ("data set", "year", "classes", "records", "metric", "", "where")
+        table(header, rows, f"{name} ({len(group)}), to be brought")
+
+
+def _how(card: dict[str, Any]) -> str:
+    """How a set of the survey comes here."""
+    if card["source"].endswith("not public"):
+        return "not public"
+    return "--data NAME:PATH" if card["layouts"] else "--data PATH of shards, tables, folders"
+
+
 def show(arguments: list[str], as_json: bool) -> Any:
-    parser = parser_of("show", "Card, equation, settings and command of a system, task or data set.")
-    parser.add_argument("name", help="a name from `emblema list`, or a path to a .py file")
-    card, path = find_card(parser.parse_args(arguments).name)
+    parser = parser_of("show", "Card, equation, settings and command of a system, task, protocol or data set.")
+    parser.add_argument("name", help="a name from `emblema list`, or a path to a .py file or a protocol's .yaml")
+    name = parser.parse_args(arguments).name
+    card, path = find_card(name)
     kind = card["family"]
     if kind == "data":
         return _show_data(card)
+    if kind == "protocols":
+        return _show_protocol(card)
     from emblema.report.docs import COMMANDS, fields_of
 
     found = fields_of(path) if path else []
@@ -97,7 +131,25 @@ def show(arguments: list[str], as_json: bool) -> Any:
     for text in card.get("deviations", ()):
         print(f"  deviates: {text}")
     print(f"\n  {command}")
+    if kind == "tasks" and (same := [c for c in cards_of("protocols") if c["name"] == name]):
+        print()
+        _show_protocol(same[0])
     return None
+
+
+def _show_protocol(card: dict[str, Any]) -> Any:
+    """Every setting of a protocol, its rules, and where it may be run."""
+    card = {k: v for k, v in card.items() if k != "family"}
+    print(f"protocol {card['name']} ({card['hash']}): {card['title']}")
+    shown = {k: v for k, v in card.items() if k not in ("name", "hash", "title", "rules", "data") and v not in ("", {})}
+    for key, value in shown.items():
+        many = isinstance(value, list | tuple)
+        text = ", ".join("all" if v is None else str(v) for v in value) if many else value
+        if text not in (None, ""):
+            print(f"  {'sets of the papers' if key == 'real' else key:<20}{text}")
+    for rule in card["rules"]:
+        print(f"  - {rule}")
+    return card
 
 
 def find_card(name: str) -> tuple[dict[str, Any], Path | None]:
@@ -105,6 +157,10 @@ def find_card(name: str) -> tuple[dict[str, Any], Path | None]:
         if not Path(name).exists():
             raise EmblemaError(f"no file {name}: give the path of a .py file that defines a system")
         return find.read_card(Path(name)) | {"family": "pretrain"}, Path(name)
+    if name.endswith((".yaml", ".yml", ".toml")):
+        from emblema.tasks import protocols
+
+        return protocols.card_of(protocols.load(name)) | {"family": "protocols"}, None
     known = []
     for family in find.FAMILIES:
         for card in find.cards(family):
@@ -112,22 +168,24 @@ def find_card(name: str) -> tuple[dict[str, Any], Path | None]:
             if card["name"] == name:
                 path = HERE / family / f"{name}.py"
                 return card, path if path.exists() else None
-    for kind in ("tasks", "data"):
+    for kind in ("tasks", "data", "protocols"):
         for card in cards_of(kind):
             known.append(card["name"])
             if card["name"] == name:
                 path = HERE / "tasks" / f"{card['file']}.py" if kind == "tasks" else None
                 return card | {"family": kind}, path
-    raise UnknownName("system, task or data set", name, known)
+    raise UnknownName("system, task, protocol or data set", name, known)
 
 
 def _show_data(card: dict[str, Any]) -> Any:
     card = {k: v for k, v in card.items() if k != "family"}
     width = max(map(len, card))
     for key, value in card.items():
+        if value in ("", (), [], {}, None):
+            continue
         shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
         text = _sizes(card) if key == "sizes" else str(shown)
-        print(f"{key:<{width}}  {text if len(text) < 400 else text[:400] + ' ...'}")
+        print(f"{key:<{width}}  {text if len(text) < 900 else text[:900] + ' ...'}")
     return card
 
 
@@ -137,7 +195,7 @@ def _show_data(card: dict[str, Any]) -> Any:
 def data(arguments: list[str], as_json: bool) -> Any:
     verb = arguments[0] if arguments else "--help"
     if verb in ("-h", "--help"):
-        print("usage: emblema data list | show NAME | check [NAME_OR_PATH ...] | build [...]")
+        print("usage: emblema data list | show NAME | check [NAME_OR_PATH ...] | check NAME PATH | build [...]")
         return None
     if verb not in DATA_VERBS:
         raise UnknownName("data verb", verb, list(DATA_VERBS))
@@ -148,37 +206,55 @@ def data(arguments: list[str], as_json: bool) -> Any:
     parser = parser_of(
         f"data {verb}", "The card of a data set." if verb == "show" else "Do the files say what the cards say?"
     )
-    parser.add_argument("names", nargs=1 if verb == "show" else "*", help="names of bundled sets, or paths")
-    names = parser.parse_args(arguments[1:]).names
+    parser.add_argument("names", nargs=1 if verb == "show" else "*", help="names of bundled sets, paths, or NAME PATH")
     if verb == "check":
-        return _check_data(names)
-    return _show_data(_data_card(names[0]))
+        parser.add_argument("--complete", action="store_true", help="a set of the survey must be there in full")
+        parser.add_argument("--pictures", action="store_true", help="decode and compare its pictures too")
+    options = parser.parse_args(arguments[1:])
+    if verb == "check":
+        return _check_data(options.names, options.complete, options.pictures)
+    return _show_data(_data_card(options.names[0]))
 
 
 def _data_card(name: str) -> dict[str, Any]:
-    from emblema.data import catalog
+    from emblema.data import catalog, survey
 
     for card in catalog.cards():
         if card["name"] == name:
             return card
+    if (row := survey.find(name)) and not Path(name).exists():
+        from emblema.data.layouts import tell
+
+        return {**row.card(), "layouts": tell(row)}
     records = catalog.load(name)  # a path, or an error that suggests names
     card = {f.name: getattr(records.card, f.name) for f in fields(records.card)}
     return {**card, "class_names": records.class_names[:50], "report": str(records.report)}
 
 
-def _check_data(names: list[str]) -> Any:
-    """A report a set; what needs a look is said, and nothing is changed."""
+def _check_data(names: list[str], complete: bool = False, pictures: bool = False) -> Any:
+    """A report a set; what needs a look is said, and nothing is changed. Faults make the command fail."""
     from rich.console import Console
 
-    from emblema.data import catalog
+    from emblema.data import catalog, survey
     from emblema.data.check import check
+    from emblema.data.verify import verify
 
-    found = []
+    found, fails = [], False
+    if len(names) == 2 and names[0] not in catalog.names() and not Path(names[0]).exists():
+        names = [f"{survey.find_or_raise(names[0]).name}:{names[1]}"]
     for name in names or [n for n in catalog.names() if n not in catalog.GENERATED]:
-        report = check(name, threads=os.cpu_count() or 1)
-        Console(file=sys.stdout).print(report)
-        found.append(report.to_json())
-    return found
+        brought = None if name in catalog.names() else catalog.brought(name)
+        if brought:
+            verdict = verify(*brought, complete=complete)
+            Console(file=sys.stdout).print(verdict, soft_wrap=True)
+            found.append(verdict.to_json())
+            fails = fails or not verdict.ok
+        if not brought or (pictures and verdict.ok):
+            report = check(name, threads=os.cpu_count() or 1)
+            Console(file=sys.stdout).print(report)
+            found.append(report.to_json())
+            fails = fails or bool(report.broken)
+    return Fails(found) if fails else found
 
 
 def _build_data(arguments: list[str]) -> None:

@@ -93,7 +93,7 @@ def search(arguments: list[str], as_json: bool) -> Any:
         raise BadData('say what to search for: emblema search FOLDER "a red fish"')
     paths, words = _pictures(options.pictures[:-1]), options.pictures[-1]
     model = _load(options)
-    z, errors = model.try_images(paths)
+    z, errors = model.file_features(paths)
     for i, reason in errors:
         print(f"emblema: {paths[i]} left out: {reason}", file=sys.stderr)
     score = (z @ model.embed_texts([words])[0]).nan_to_num(nan=-2)

@@ -57,7 +57,7 @@ class EvaluateRun:
     cache: str | None = None  # folder of the feature cache
 
 
-def _options(verb: str, run: type, cls: type, arguments: list[str]) -> tuple[Any, Any]:
+def options_of(verb: str, run: type, cls: type, arguments: list[str]) -> tuple[Any, Any]:
     """(run, system or task) from the command line; `--preset NAME` starts from one of the system's presets."""
     import tyro
 
@@ -83,7 +83,7 @@ def _preset(cls: type, arguments: list[str]) -> tuple[Any, list[str]]:
     return field(default_factory=lambda: presets[name]), arguments[:at] + arguments[at + 2 :]
 
 
-def _system(verb: str, arguments: list[str], kind: str) -> tuple[str, list[str]]:
+def system_of(verb: str, arguments: list[str], kind: str) -> tuple[str, list[str]]:
     """The leading name, or the verb's help."""
     if not arguments or arguments[0].startswith("-"):
         known = [c["name"] for c in cards_of(kind)]
@@ -99,9 +99,9 @@ def _system(verb: str, arguments: list[str], kind: str) -> tuple[str, list[str]]
 
 
 def pretrain(arguments: list[str], as_json: bool) -> Any:
-    name, rest = _system("pretrain", arguments, "pretrain")
+    name, rest = system_of("pretrain", arguments, "pretrain")
     cls = find.find("pretrain", name)
-    run, method = _options(f"pretrain {name}", PretrainRun, cls, rest)
+    run, method = options_of(f"pretrain {name}", PretrainRun, cls, rest)
     from emblema.data import catalog
     from emblema.engine.train import run_pretraining
 
@@ -161,9 +161,9 @@ def plan(arguments: list[str], as_json: bool) -> Any:
         return None
     if family != "pretrain":
         raise UnknownName("kind of plan", family, ["pretrain"])
-    name, rest = _system("plan pretrain", rest, "pretrain")
+    name, rest = system_of("plan pretrain", rest, "pretrain")
     cls = find.find("pretrain", name)
-    run, method = _options(f"plan pretrain {name}", PlanRun, cls, rest)
+    run, method = options_of(f"plan pretrain {name}", PlanRun, cls, rest)
     from emblema.data import catalog
     from emblema.engine.plan import plan as planned
 
@@ -178,11 +178,11 @@ def plan(arguments: list[str], as_json: bool) -> Any:
 def evaluate(arguments: list[str], as_json: bool) -> Any:
     from emblema import tasks
 
-    name, rest = _system("evaluate", arguments, "tasks")
+    name, rest = system_of("evaluate", arguments, "tasks")
     if name not in tasks.names():
         raise UnknownName("task", name, tasks.names())
     cls = tasks.find(name)
-    run, task = _options(f"evaluate {name}", EvaluateRun, cls, rest)
+    run, task = options_of(f"evaluate {name}", EvaluateRun, cls, rest)
     from emblema.data import catalog
     from emblema.engine.features import identity, weights_id
     from emblema.model import load
@@ -190,14 +190,12 @@ def evaluate(arguments: list[str], as_json: bool) -> Any:
 
     records = catalog.load(run.data)
     tested = _split(records, run.split)
-    others = {}
-    if "train split" in cls.card.needs:
-        others = {"train": records.split("train"), "val": records.split("val") if "val" in records.splits else None}
+    others = {s: _other(records, s, run.split) for s in task.splits()}
     model = load(run.model, device=run.device, precision=run.precision, batch_size=run.batch_size, cache=run.cache)
     found = task.evaluate(model, tested, run.split, **others)
     line = result.line(
         found,
-        system=run.system or ("linear-probe" if others else "zero-shot"),
+        system=run.system or ("linear-probe" if "train" in others else "zero-shot"),
         model=model.name,
         fields={"task": _resolved(task), "precision": model.precision, "preprocess": model.preprocess.to_json()},
         data_hash=identity(tested),
@@ -220,8 +218,17 @@ def evaluate(arguments: list[str], as_json: bool) -> Any:
 
 
 def _split(records: Any, split: str) -> Any:
-    """A named split; data without splits is taken whole."""
+    """A named split, or several ("val+test"); data without splits is taken whole."""
+    if "+" in split:
+        return records.where(split=[name for part in split.split("+") for name in records.split(part).splits])
     return records.split(split) if records.splits or split not in ("test", "all") else records
+
+
+def _other(records: Any, split: str, measured: str) -> Any:
+    """The training or validation records; None where there are no validation records apart from those measured."""
+    if split == "val" and ("val" not in records.splits or "val" in measured.split("+")):
+        return None
+    return records.split(split)
 
 
 def _resolved(value: Any) -> Any:

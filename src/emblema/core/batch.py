@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -66,10 +67,13 @@ class ImageInput:
         pixels: Tensor | None = None,  # [B, 3, H, W]
         tokens: Tokens | None = None,
         patches: Tensor | None = None,  # [B, H, W, D] unit
+        values: Tensor | None = None,  # [B, H, W, D] unit, by the value path
         pooled: Tensor | None = None,  # [B, D] unit
+        norm: Tensor | None = None,  # [B] of the joint feature before it was made a unit vector
     ):
         self.reads, self.reader = reads, reader
-        self._stages = {"pixels": pixels, "tokens": tokens, "patches": patches, "pooled": pooled}
+        stages = {"pixels": pixels, "tokens": tokens, "patches": patches, "values": values, "pooled": pooled}
+        self._stages: dict[str, Any] = stages | {"norm": norm}
 
     def _stage(self, name: str) -> Any:
         value = self._stages[name]
@@ -90,8 +94,17 @@ class ImageInput:
         return self._stage("patches")
 
     @property
+    def values(self) -> Tensor:
+        return self._stage("values")
+
+    @property
     def pooled(self) -> Tensor:
         return self._stage("pooled")
+
+    @property
+    def raw(self) -> Tensor:
+        """The joint feature before it was made a unit vector: [B, D]."""
+        return self._stage("pooled") * self._stage("norm")[:, None]
 
     def __len__(self) -> int:
         return next(len(v) for v in self._stages.values() if v is not None)
@@ -120,6 +133,16 @@ class Batch:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def noise(self, name: str, *shape: int) -> Tensor:
+        """Uniform numbers for each sample: [B, *shape], a function of the step, the sample's key and `name` alone.
+
+        So a chunk of the batch (gradient caching) sees the numbers that the whole batch would.
+        """
+        if self.generator is None:
+            raise ValueError(f"the noise {name!r} needs batch.generator: Batch(..., generator=torch.Generator())")
+        step = self.generator.initial_seed()
+        return torch.stack([torch.rand(shape, generator=_stream(step, name, key)) for key in self.keys])
+
     def rows(self, start: int, stop: int) -> Batch:
         """The samples start..stop as a batch of their own (gradient caching)."""
 
@@ -139,3 +162,8 @@ class Batch:
             progress=self.progress,
             generator=self.generator,
         )
+
+
+def _stream(*place: int | str) -> torch.Generator:
+    digest = hashlib.blake2b(repr(place).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

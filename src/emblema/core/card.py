@@ -19,10 +19,11 @@ class Card:
     equation: str  # what is minimised, in one line
     framework: str = "two-tower"
     reads: Any = "PIXELS"  # a Level
-    needs: tuple[str, ...] = ()  # fields of Batch: "texts", "labels", "boxes", "views"
+    needs: tuple[str, ...] = ()  # fields of Batch ("texts", "labels", "boxes", "views"), further stages ("values")
     objectives: tuple[str, ...] = ()  # "contrastive", "generative", "alignment"
     claim: str = ""  # one directional statement of the paper, checked in docs/results
     oracle: str = ""  # what its parity test compares with
+    closed: bool = False  # learns something for each class, so it cannot name other classes (transfer)
     deviations: tuple[str, ...] = ()  # from paper or official code, each with its reason
 
 

@@ -13,10 +13,10 @@ class ReadsTooShallow(EmblemaError):
     """A method touched the image deeper than its card declares."""
 
     def __init__(self, name: str, declared: str, wanted: str):
+        levels = {"tokens": "EMBEDDED", "patches": "PATCHES", "pixels": "PIXELS", "pooled": "POOLED"}
+        remedy = f"Set reads=Level.{levels[wanted]}" if wanted in levels else f'Add "{wanted}" to `needs`'
         super().__init__(
-            f"{name} declared reads={declared} but used x.{wanted}. "
-            f"Set reads=Level.{wanted.upper() if wanted != 'tokens' else 'EMBEDDED'} in its card "
-            "(and accept a larger cache)."
+            f"{name} declared reads={declared} but used x.{wanted}. {remedy} in its card (and accept a larger cache)."
         )
 
 
@@ -28,6 +28,10 @@ class PromptTooLong(EmblemaError):
             f"the longest text takes {length} positions with its prompt, the text tower has "
             f"{context_length}. Shorten the class names or use a shorter prompt (context_length)."
         )
+
+
+class ClosedClasses(EmblemaError):
+    """A system that learns something for each class was asked to name other classes."""
 
 
 class NoSuchDoor(EmblemaError):
@@ -48,6 +52,10 @@ class UnknownName(EmblemaError):
 
 class BadData(EmblemaError):
     """A data set, file or batch cannot be used as it is."""
+
+
+class SealedSplit(EmblemaError):
+    """Code that fits or selects asked for pictures that its protocol keeps from it: the test split, above all."""
 
 
 class BadCheckpoint(EmblemaError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from emblema.core.batch import Batch
@@ -31,19 +32,30 @@ class Method:
     def losses(self, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
         raise NotImplementedError(f"{type(self).__name__} must define losses()")
 
+    def backward(self, module: nn.Module, losses: dict[str, Tensor]) -> None:
+        """From terms to gradients. A system that projects gradients overrides this."""
+        torch.stack([term.float() for term in losses.values()]).sum().backward()
+
     def after_step(self, module: nn.Module) -> None:
         """Called after each optimiser step: moving averages, bounds and the like."""
+
+    def rate(self, name: str) -> float:
+        """The parameter's learning rate as a multiple of `optim.lr`."""
+        return 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
     """How a method is optimised. The defaults suit small runs; a method overrides what its paper says."""
 
+    algorithm: str = "adamw"  # "adamw", "adam" (decay is part of the gradient) or "sgd"
     lr: float = 1e-3
     weight_decay: float = 0.1  # never on biases, norms, positions, scales (parameters of fewer than 2 axes)
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
-    warmup: float = 0.05  # of all steps, when below 1; else steps
+    momentum: float = 0.9  # of sgd
+    schedule: str = "cosine"  # a step; "epochs": CoOp's, which moves once an epoch; "constant"
+    warmup: float = 0.05  # of all steps, when below 1; else steps ("epochs": one epoch at 1e-5 when above 0)
     final_lr: float = 0.0  # cosine ends here, as a share of lr
     clip_norm: float | None = 1.0  # of the gradient of all parameters
     epochs: float = 10.0

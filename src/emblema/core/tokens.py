@@ -78,6 +78,30 @@ class Tokens:
             shared=self.shared + n if same else min(self.shared, at),
         )
 
+    def insert_each(self, prompt: Tensor, at: Tensor) -> Tokens:
+        """Put `prompt` [n, D] or [B|1, n, D] before position `at` [B] of each row (behind names of unlike length)."""
+        prompt = prompt if prompt.dim() == 3 else prompt[None]
+        if self.visible is not None or self.grid is not None:
+            raise ValueError("insert_each is for texts without read-only prompts: use insert, which has one position")
+        n, length = prompt.shape[1], self.x.shape[1]
+        rows = prompt.to(self.x.dtype).expand(len(self.x), -1, -1)
+        steps, at = torch.arange(length + n, device=self.x.device), at[:, None]  # [L + n], [B, 1]
+        prompted = torch.where(steps < at + n, length + steps - at, steps - n)
+        source = torch.where(steps < at, steps, prompted)  # [B, L + n] into [x; prompt]
+        x = torch.cat([self.x, rows], 1).gather(1, source[..., None].expand(-1, -1, self.x.shape[-1]))
+        return replace(
+            self,
+            x=x,
+            pool_at=self.pool_at + n * (self.pool_at >= at[:, 0]),
+            length=None if self.length is None else self.length + n,
+            shared=min(self.shared, int(at.min())),
+        )
+
+    def rows(self, start: int, stop: int) -> Tokens:
+        """The rows start..stop."""
+        length = None if self.length is None else self.length[start:stop]
+        return replace(self, x=self.x[start:stop], pool_at=self.pool_at[start:stop], length=length)
+
     def swap(self, prompt: Tensor, at: int | None) -> Tokens:
         """Overwrite the positions from `at` (None: the last ones) with `prompt` [n, D] or [B|1, n, D]."""
         prompt = prompt if prompt.dim() == 3 else prompt[None]

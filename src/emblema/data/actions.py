@@ -19,6 +19,9 @@ class Composited(Sequence):
     def __len__(self) -> int:
         return len(self.clips)
 
+    def only(self, rows) -> Composited:
+        return Composited([self.clips[int(i)] for i in rows], self.background)
+
     def __getitem__(self, row):
         return composite(self.clips[row], self.background)
 

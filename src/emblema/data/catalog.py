@@ -1,5 +1,8 @@
 """Every data set by its name or its path: bundled sets first, then whatever lies at the path, told by its layout.
 
+A set of the survey that was brought is `NAME:PATH` (imagenet:/data/imagenet); its path alone does where the files
+tell which set they are.
+
 Names and cards are read without importing torch.
 """
 
@@ -14,20 +17,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emblema.core.errors import BadData, UnknownName
+from emblema.data import survey
 
 if TYPE_CHECKING:
     from emblema.data.datasets import OnBroken, Records
+    from emblema.data.layouts import Located
+    from emblema.data.survey_card import SurveySet
 
 FOLDER = Path(__file__).parent / "bundled"
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
+VIDEOS = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".mpg", ".mpeg", ".m4v")
 LAYOUTS = {
     "image-folder": "a folder a class, or pictures without labels",
+    "video-folder": "a folder of video files a class",
     "sidecar": "pictures with a .txt of the same name",
     "table": "CSV, TSV, JSON or JSONL of pairs",
     "parquet": "parquet of pairs",
     "shards": "WebDataset tar files",
     "coco": "COCO instances or captions",
+    "survey": "a data set of the survey as published: emblema list data",
 }
 PARTS = ("backgrounds", "multilingual")  # bundled, but no set of pictures with words
 GENERATED = {
@@ -110,7 +119,7 @@ def load(
 
             records = as_clips(records)
     else:
-        records = read_path(name, on_broken)
+        records = read_path(name, on_broken, split)
     if split is not None:
         records = records.split(split)
     if verify:
@@ -120,8 +129,15 @@ def load(
     return records
 
 
-def read_path(path: str | Path, on_broken: OnBroken = "skip") -> Records:
-    """The records of a file, a folder, or shards written as `shard-{000..012}.tar`."""
+def read_path(path: str | Path, on_broken: OnBroken = "skip", split: str | None = None) -> Records:
+    """The records of a file, a folder, shards written as `shard-{000..012}.tar`, or a set of the survey as `NAME:PATH`.
+
+    `split` spares reading the other splits of a set of the survey.
+    """
+    if found := brought(path):
+        from emblema.data.layouts import read
+
+        return read(*found, split, on_broken)
     layout, files = sniff(path)
     if layout == "shards":
         from emblema.data.shards import read_shards
@@ -141,7 +157,33 @@ def read_path(path: str | Path, on_broken: OnBroken = "skip") -> Records:
         return read_sidecar(files[0], on_broken)
     from emblema.data.image_folder import read_image_folder
 
-    return read_image_folder(files[0], on_broken)
+    return read_image_folder(files[0], on_broken, VIDEOS if layout == "video-folder" else PICTURES)
+
+
+def brought(path: str | Path) -> tuple[SurveySet, Located] | None:
+    """(the survey's set, its layout) of `NAME:PATH`, or of a folder whose files tell which set it is; else None.
+
+    Raises `BadData` for the name of such a set alone: it has to be brought.
+    """
+    name, colon, place = str(path).partition(":")
+    row = survey.find(name)
+    if row is not None and (colon or not Path(name).exists()):
+        from emblema.data.layouts import locate, tell
+
+        if not row.layouts:
+            raise BadData(
+                f"{row.title} is listed only: bring its pairs as shards, a table or a folder, and give its path"
+            )
+        if not place:
+            raise BadData(
+                f"{row.name} is not bundled: bring it and say where, {row.name}:PATH. Layouts: {'; '.join(tell(row))}"
+            )
+        return row, locate(row, place)
+    if Path(path).is_dir():
+        from emblema.data.layouts import recognise
+
+        return recognise(Path(path))
+    return None
 
 
 def sniff(path: str | Path) -> tuple[str, list[Path]]:
@@ -204,6 +246,8 @@ def _sniff_folder(folder: Path) -> tuple[str, list[Path]]:
         stems = {f.with_suffix("") for f in of(".txt")}
         captioned = sum(f.with_suffix("") in stems for f in pictures)
         return ("sidecar" if captioned * 2 >= len(pictures) else "image-folder"), [folder]
+    if of(*VIDEOS):
+        return "video-folder", [folder]
     if in_top:
         choice = ", ".join(f.name for f in in_top[:6])
         raise BadData(f"{folder} holds {len(in_top)} tables: give the path of one ({choice})")

@@ -32,7 +32,9 @@ def read_coco(path: Path | str, images: Path | str | None = None, on_broken: OnB
         raise BadData(f"{path} is not COCO: it has no {' and no '.join(missing)}")
     categories = sorted(data.get("categories", ()), key=lambda c: c["id"])
     number = {c["id"]: i for i, c in enumerate(categories)}
+    named = [i.get("file_name") or "/".join(i["coco_url"].split("/")[-2:]) for i in data["images"]]  # LVIS: address
     folders = [Path(images)] if images is not None else _folders(path)
+    home = next((f for f in folders if any((f / name).exists() for name in named[:100])), folders[0])
     objects: dict[Any, list[dict]] = {}
     captions: dict[Any, list[str]] = {}
     flat = 0
@@ -46,9 +48,8 @@ def read_coco(path: Path | str, images: Path | str | None = None, on_broken: OnB
                 objects.setdefault(note["image_id"], []).append(note)
 
     def items() -> Iterator[dict[str, Any] | Skip]:
-        for image in data["images"]:
-            name = image["file_name"]
-            file = next((f / name for f in folders if (f / name).exists()), folders[0] / name)
+        for image, name in zip(data["images"], named):
+            file = next((f / name for f in (home, *folders) if (f / name).exists()), home / name)
             if problem := empty_file(file, name):
                 yield problem
                 continue
@@ -60,9 +61,10 @@ def read_coco(path: Path | str, images: Path | str | None = None, on_broken: OnB
             boxes = _boxes(found, number) if objects else None
             outlines = [n.get("segmentation") for n in found]
             mask = (image["height"], image["width"], outlines, boxes) if any(outlines) else None
+            marks = _federated(image, number)
             words_ = {"text": words[0], "texts": tuple(words[1:]) or None} if words else {}
             labels = tuple(sorted({number[n["category_id"]] for n in found})) or None
-            yield {"key": name, "image": file, "boxes": boxes, "labels": labels, "outlines": mask, **words_}
+            yield {"key": name, "image": file, "boxes": boxes, "labels": labels, "outlines": mask, **words_, **marks}
 
     records = collect(path.stem, items(), on_broken)
     if flat:
@@ -81,6 +83,9 @@ class Drawn(Sequence):
 
     def __len__(self) -> int:
         return len(self.outlines)
+
+    def only(self, rows) -> Drawn:
+        return Drawn([self.outlines[int(i)] for i in rows])
 
     def __getitem__(self, row):
         if self.outlines[row] is None:
@@ -137,6 +142,12 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flat, [False]])))  # where runs of ones begin and end
     counts = np.diff(np.concatenate([[0], edges, [len(flat)]])).tolist()
     return {"size": list(mask.shape), "counts": counts if counts[-1] or len(counts) == 1 else counts[:-1]}
+
+
+def _federated(image: Mapping[str, Any], number: Mapping[Any, int]) -> dict[str, Any]:
+    """LVIS's marks of a picture: classes that are surely not in it, and those of which not all instances are marked."""
+    keys = {"negative": "neg_category_ids", "not_exhaustive": "not_exhaustive_category_ids"}
+    return {name: tuple(sorted(number[c] for c in image[key])) for name, key in keys.items() if key in image}
 
 
 def _boxes(notes: Sequence[Mapping[str, Any]], number: Mapping[Any, int]) -> Boxes:

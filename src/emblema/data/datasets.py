@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -21,6 +21,7 @@ SPLITS = {  # what folders, tables and files call them -> what we call them
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
+SHOWABLE = ("label", "labels", "boxes", "mask", "text", "texts")  # what `Records.showing` may change
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class Records:
         self.report = report or ReadReport(read=sizes["key"])
         self.index = np.arange(sizes["key"]) if index is None else np.asarray(index, dtype=np.int64)
         self._relabel = relabel  # label in the columns -> label here, after `only_classes`
+        self._shown: Callable[[Record], Record] | None = None  # see `showing`
 
     def __len__(self) -> int:
         return len(self.index)
@@ -93,7 +95,8 @@ class Records:
     def __getitem__(self, index: int) -> Record:
         if not -len(self) <= index < len(self):  # also what ends a for loop
             raise IndexError(f"{self.card.name} has {len(self)} records, no number {index}")
-        return self.record(int(self.index[index]))
+        record = self.record(int(self.index[index]))
+        return self._shown(record) if self._shown else record
 
     def __iter__(self) -> Iterator[Record]:
         return (self[i] for i in range(len(self)))
@@ -131,10 +134,14 @@ class Records:
         """The label of each record, read without its picture; None where it has none."""
         if "label" not in self.columns:
             return [None] * len(self)
+        if self._shown:
+            return [record.label for record in self]
         return [self._label(v) for v in self.column("label")]
 
     def column(self, name: str) -> list[Any]:
         """One column's values in the order of the records."""
+        if self._shown and name in SHOWABLE:
+            return [getattr(record, name) for record in self]
         if name not in self.columns:
             raise UnknownName(f"column of {self.card.name}", name, list(self.columns))
         values = self.columns[name]
@@ -184,6 +191,23 @@ class Records:
         view._relabel, view.class_names = relabel, [self.class_names[i] for i in wanted]
         return view
 
+    def showing(self, change: Callable[[Record], Record], class_names: Sequence[str] | None = None) -> Self:
+        """The records as `change` shows their boxes, masks, captions and labels (a protocol that hides some)."""
+        view = self._view(self.index)
+        view._shown = change
+        view.class_names = list(self.class_names if class_names is None else class_names)
+        return view
+
+    def alone(self) -> Self:
+        """These records with no other within reach: a set of their own, whose columns hold nothing else.
+
+        Paths stay paths; pictures that lie in a table are copied.
+        """
+        view = self._view(np.arange(len(self)))
+        view.columns = {name: only(values, self.index) for name, values in self.columns.items()}
+        view.report = ReadReport(read=len(self))
+        return view
+
     def novel_classes(self) -> list[str]:
         """The names of the classes marked novel, in order; a class is novel when its records are."""
         return [n for i, n in enumerate(self.class_names) if i in self._novel()]
@@ -199,6 +223,13 @@ class Records:
         view.__dict__.update(self.__dict__)
         view.index = index
         return view
+
+
+def only(values: Sequence[Any], rows: np.ndarray) -> Sequence[Any]:
+    """Some rows of a column as a column of its own; columns that compute their values say how with `only`."""
+    if narrow := getattr(values, "only", None) or getattr(values, "take", None):
+        return narrow(rows)
+    return [values[int(i)] for i in rows]
 
 
 D = TypeVar("D")
@@ -236,12 +267,17 @@ def collect(
     if on_broken == "refuse":
         report.refuse(name)
     if not rows:
-        raise BadData(f"{name}: no record could be read ({report})")
+        first = "; ".join(f"{s.key}: {s.reason}" for s in report.skips[:3])
+        raise BadData(f"{name}: no record could be read ({report}){f'. First: {first}' if first else ''}")
     columns = {c: [row.get(c) for row in rows] for c in dict.fromkeys(c for row in rows for c in row)}
     columns = {c: values for c, values in columns.items() if any(v is not None for v in values)}
     names = list(class_names or ())
     if "label" in columns:
         columns["label"], names = encode_labels(columns["label"], names)
+    if "labels" in columns:
+        flat, names = encode_labels([v for row in columns["labels"] for v in row or ()], names)
+        numbers = iter(flat)
+        columns["labels"] = [tuple(next(numbers) for _ in row or ()) for row in columns["labels"]]
     splits = {}
     if "split" in columns:
         columns["split"] = [SPLITS.get(str(s).lower(), s) for s in columns["split"]]

@@ -1,21 +1,22 @@
-"""Few-shot training sets: the same K pictures a class for everybody who names the same seed."""
+"""Few-shot training sets, and base and novel classes: the same for everybody who names the same seed."""
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from emblema.core.errors import BadData
 from emblema.data.datasets import Records, trainable
 
 
-def draw(records: Records, shots: int, seed: int) -> list[str]:
-    """The keys of `shots` records a class, drawn as CoOp draws them: `random.sample` class by class under one seed.
+def draw(records: Records, shots: int, seed: int | random.Random) -> list[str]:
+    """The keys of `shots` records a class, drawn as CoOp draws them: class by class in order of first appearance,
+    `random.sample` without replacement under the seed (or by dice that were thrown before: train, then validation).
 
-    The draw is from training records in the order of their classes and keys, so it does not hang on the order of files.
     A class with fewer records gives all it has. Raises `BadData` when these are no training records.
+    Zhou et al., CoOp (2109.01134); its code's `generate_fewshot_dataset`.
     """
     trainable(records)
     if shots < 1:
@@ -26,12 +27,37 @@ def draw(records: Records, shots: int, seed: int) -> list[str]:
             by_class.setdefault(label, []).append(key)
     if not by_class:
         raise BadData(f"{records.card.name} has no labels to draw from")
-    dice = random.Random(seed)
+    dice = seed if isinstance(seed, random.Random) else random.Random(seed)
     chosen: list[str] = []
-    for label in sorted(by_class):
-        keys = sorted(by_class[label])
-        chosen += dice.sample(keys, shots) if len(keys) > shots else keys
+    for keys in by_class.values():
+        chosen += dice.sample(keys, shots) if len(keys) >= shots else keys
     return chosen
+
+
+def halves(class_names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(base, novel) classes of CoCoOp (2203.05557): the first ceil(K/2) labels, and the rest."""
+    if len(class_names) < 2:
+        raise BadData(f"{len(class_names)} classes cannot be halved into base and novel: give at least 2")
+    middle = (len(class_names) + 1) // 2
+    return list(class_names[:middle]), list(class_names[middle:])
+
+
+def partition(records: Records, seed: int = 0) -> Records:
+    """A set without splits, split at random within each class: 50 % train, 20 % validation, the rest test, as CoOp
+    does where a set has no split of its own."""
+    dice, by_class = random.Random(seed), dict[int | None, list[int]]()
+    for i, label in enumerate(records.labels):
+        by_class.setdefault(label, []).append(i)
+    split = [""] * len(records)
+    for places in by_class.values():
+        dice.shuffle(places)
+        n_train, n_val = round(len(places) * 0.5), round(len(places) * 0.2)
+        for rank, place in enumerate(places):
+            split[place] = "train" if rank < n_train else "val" if rank < n_train + n_val else "test"
+    twin = records.alone()
+    twin.columns["split"] = split
+    twin.report.notes.append("no splits: 50 % train, 20 % validation and 30 % test were drawn within each class")
+    return twin
 
 
 def take(records: Records, keys: list[str]) -> Records:

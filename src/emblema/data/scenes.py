@@ -19,7 +19,7 @@ from PIL import Image
 from emblema.core.batch import Record
 from emblema.core.boxes import Boxes, Masks
 from emblema.core.card import DatasetCard
-from emblema.core.errors import BadData
+from emblema.core.errors import BadData, SealedSplit
 from emblema.data.bundled import read_bundled
 from emblema.data.catalog import FOLDER, GENERATED
 from emblema.data.colours import colour_name
@@ -96,9 +96,9 @@ class Scenes(Records):
     ):
         base, novel = CATEGORIES[categories] if isinstance(categories, str) else categories
         self.seed, self.size, self.things, self.novel_in_train = seed, size, things, novel_in_train
-        self.base, self.novel = list(base), list(novel)
+        self.base, self.novel, self.drawn = list(base), list(novel), [*base, *novel]
         sizes = dict(sizes or SIZES)
-        self.starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist()))
+        self.made: tuple[str, ...] = _SPLITS  # splits whose scenes it makes
         self.folder = folder or FOLDER
         self._stock: dict[Any, Any] = {}
         keys = [f"scene/{seed}/{split}/{i}" for split, n in sizes.items() for i in range(n)]
@@ -116,11 +116,19 @@ class Scenes(Records):
         return list(self.base)
 
     def record(self, row: int) -> Record:
-        split = self.columns["split"][row]
-        return self.scene(row - self.starts[split], split)
+        *_, split, number = self.columns["key"][row].split("/")
+        return self.scene(int(number), split)
+
+    def alone(self) -> Scenes:
+        """As of any records; the twin makes no scene of a split that it does not hold."""
+        twin = super().alone()
+        twin._stock, twin.made = {}, tuple(twin.splits)
+        return twin
 
     def scene(self, number: int, split: str = "train") -> Record:
-        """Scene `number` of a split; any number from 0 on."""
+        """Scene `number` of a split; any number from 0 on. Raises `SealedSplit` for a split that is out of reach."""
+        if split not in self.made:
+            raise SealedSplit(f"scenes of the {split} split are not to be had here, only {', '.join(self.made)}")
         stock = self._stickers(split)
         random = np.random.default_rng((self.seed, _SPLITS.index(split), number))
         backdrop = self._backdrop(random, split)
@@ -128,7 +136,7 @@ class Scenes(Records):
         alpha = _paint(backdrop, placed)
         visible = [p for p, a in zip(placed, alpha) if a.any()]
         masks = np.stack([a for a in alpha if a.any()])
-        captions = describe(visible, self.class_names)
+        captions = describe(visible, self.drawn)
         return Record(
             key=f"scene/{self.seed}/{split}/{number}",
             image=Image.fromarray(backdrop),
@@ -184,16 +192,16 @@ class Scenes(Records):
         """{class: numbers of its stickers} that scenes of this split may show."""
         kind = "test" if split == "test" else "train"
         if kind not in self._stock:
-            names = self.class_names if kind == "test" or self.novel_in_train else self.base
+            names = self.drawn if kind == "test" or self.novel_in_train else self.base
             objects = read_bundled("emblem-objects", self.folder).split(kind).where(label_name=names)
             stickers = self._stock.setdefault("stickers", [])
-            found: dict[int, list[int]] = {self.class_names.index(n): [] for n in names}
+            found: dict[int, list[int]] = {self.drawn.index(n): [] for n in names}
             for record in objects:
                 if record.domain not in MONOCHROME:
-                    label = self.class_names.index(objects.class_names[record.label or 0])
+                    label = self.drawn.index(objects.class_names[record.label or 0])
                     found[label].append(len(stickers))
                     stickers.append(_sticker(record.image, label))
-            if bare := [self.class_names[c] for c, numbers in found.items() if not numbers]:
+            if bare := [self.drawn[c] for c, numbers in found.items() if not numbers]:
                 raise BadData(f"no {kind} sticker in emblem-objects for {', '.join(bare)}: choose other categories")
             self._stock[kind] = found
             self._stock["resized"] = cache(lambda number, side: _resized(stickers[number].image, side))

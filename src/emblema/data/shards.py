@@ -62,11 +62,13 @@ class TarColumn(Sequence):
         return os.pread(self._handles[shard], size, offset)
 
 
-def read_shards(files: Sequence[Path | str], on_broken: OnBroken = "skip") -> Records:
+def read_shards(
+    files: Sequence[Path | str], on_broken: OnBroken = "skip", class_names: Sequence[str] | None = None
+) -> Records:
     """Records of tar shards, in the order of the files.
 
-    A folder named train, val or test around a shard is its split; `classnames.txt` beside or above the shards names the
-    classes of `.cls` members. Truncated shards give what is whole and report the rest.
+    A folder named train, val or test around a shard is its split; `class_names`, else `classnames.txt` beside or above
+    the shards, name the classes of `.cls` members. Truncated shards give what is whole and report the rest.
     """
     paths = [Path(f) for f in files]
     places: list[tuple[int, int, int]] = []
@@ -85,7 +87,7 @@ def read_shards(files: Sequence[Path | str], on_broken: OnBroken = "skip") -> Re
                     yield {**item, "split": split}
 
     name = paths[0].stem if len(paths) == 1 else paths[0].parent.name
-    records = collect(name, items(), on_broken, _class_names(paths[0]))
+    records = collect(name, items(), on_broken, class_names or _class_names(paths[0]))
     records.columns["image"] = TarColumn(paths, places)
     return records
 

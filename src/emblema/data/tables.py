@@ -18,10 +18,16 @@ from emblema.data.parquet import Joined, LazyColumn, open_parquet
 
 # role -> names of columns, the likeliest first
 ROLES: dict[str, tuple[str, ...]] = {
-    "image": ("filepath", "image", "path", "image_path", "file_name", "filename", "file", "img", "jpg", "png"),
+    "image": (
+        *("filepath", "image", "path", "image_path", "file_name", "filename", "file", "img", "jpg", "png", "video"),
+        "frames",
+    ),
     "text": ("title", "caption", "text", "description", "sentence"),
     "texts": ("texts", "captions", "sentences"),
     "label": ("label", "class", "category", "target", "label_name", "class_name"),
+    "labels": ("labels", "classes", "categories"),  # of multi-label sets: a list, or names separated by |
+    "negatives": ("negatives", "foils", "hard_negatives"),  # captions nearly right: the same, or {kind: caption}
+    "lang": ("lang", "language"),
     "split": ("split", "subset", "partition"),
     "domain": ("domain", "family"),
     "key": ("key", "id", "image_id", "uid", "__key__"),
@@ -87,10 +93,28 @@ def item_of(row: Mapping[str, Any], folder: Path, where: str) -> dict[str, Any] 
     if isinstance(words, Skip):
         return words
     key = row.get("key")
-    rest = {role: row.get(role) or None for role in ("split", "domain") if role in row}
+    return {"key": key if key not in (None, "") else place, "image": file, **words, **rest_of(row)}
+
+
+def rest_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row says besides picture and words."""
+    rest = {role: row[role] or None for role in ("split", "domain", "lang") if role in row}
+    rest |= {role: _several(row[role]) for role in ("labels", "negatives") if role in row}
     if "label" in row:
         rest["label"] = row["label"] if row["label"] not in (None, "") else None
-    return {"key": key if key not in (None, "") else place, "image": file, **words, **rest}
+    return rest
+
+
+def _several(value: Any) -> Any:
+    """A list, or a mapping; from text: JSON, or parts separated by |."""
+    if isinstance(value, str) and value.strip()[:1] in ("[", "{"):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise BadData(f"{value!r} starts like JSON, but is none ({error}): write a list, or parts with |") from None
+    elif isinstance(value, str):
+        value = [part for part in map(str.strip, value.split("|")) if part]
+    return (value if isinstance(value, dict) else tuple(value)) if value else None
 
 
 def words_of_row(row: Mapping[str, Any], where: str) -> dict[str, Any] | Skip:
@@ -187,8 +211,8 @@ def _read_parquet(name: str, files: Sequence[Path], on_broken: OnBroken) -> Reco
                         yield words
                         continue
                     kept.append(number)
-                    rest = {role: row[c] for role, c in roles.items() if role in ("label", "split", "domain")}
                     key = row[roles["key"]] if "key" in roles else None
+                    rest = rest_of({role: row[c] for role, c in roles.items()})
                     yield {"key": where if key is None else key, **words, **rest}
             if not roles:
                 for _ in range(parquet.metadata.num_rows):

@@ -1,12 +1,14 @@
-"""Prompt templates: those of the bundled sets, CLIP's for ImageNet, and how a class name is put into one."""
+"""Prompt templates: of the bundled sets, CLIP's and SigLIP's, and how a class name is put into one."""
 
 from __future__ import annotations
 
 import json
+import string
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from emblema.data import survey
 from emblema.data.catalog import FOLDER
 
 # As published with CLIP (Radford et al., 2021, notebooks/Prompt_Engineering_for_ImageNet).
@@ -103,12 +105,49 @@ IMAGENET_BEST = (
     "a photo of the small {}.",
 )
 PLAIN = ("a photo of a {}.",)
-NAMED = {"imagenet": IMAGENET, "imagenet-best": IMAGENET_BEST, "plain": PLAIN, "name": ("{}",)}
+
+
+def canonical(template: str) -> str:
+    """Lower case without punctuation, as SigLIP is evaluated (big_vision's prompt engineering)."""
+    bare = "{}".join(part.translate(str.maketrans("", "", string.punctuation)) for part in template.split("{}"))
+    return " ".join(bare.lower().split())
+
+
+NAMED = {
+    "imagenet": IMAGENET,
+    "imagenet-best": IMAGENET_BEST,
+    "siglip": tuple(canonical(t) for t in IMAGENET),
+    "siglip-pipeline": ("this is a photo of {}.",),  # of Hugging Face's zero-shot pipeline
+    "plain": PLAIN,
+    "name": ("{}",),
+}
+PUBLISHED = Path(__file__).parent / "names"  # a file a set of the survey: class names and CLIP's templates
 
 
 def templates_for(name: str, folder: Path = FOLDER) -> tuple[str, ...]:
-    """The templates of a bundled set, or of `NAMED`; "a photo of a {}." for any other data."""
-    return NAMED.get(name) or _bundled(folder).get(name) or PLAIN
+    """The templates of `NAMED`, of a bundled set, or published for a set; "a photo of a {}." for any other data.
+
+    For the survey's sets they are CLIP's where it has them, else CoOp's one; those shifted from ImageNet have its own.
+    """
+    if name.startswith("imagenet-") and name in survey.SETS:
+        return IMAGENET
+    return NAMED.get(name) or _bundled(folder).get(name) or published().get(name) or _of_coop(name) or PLAIN
+
+
+def _of_coop(name: str) -> tuple[str, ...]:
+    row = survey.SETS.get(name)
+    return (row.template,) if row and row.template else ()
+
+
+def published(folder: Path | None = None) -> dict[str, tuple[str, ...]]:
+    """{set: templates} of `PUBLISHED`."""
+    return _published(folder or PUBLISHED)
+
+
+@cache
+def _published(folder: Path) -> dict[str, tuple[str, ...]]:
+    said = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
+    return {name: tuple(one["templates"]) for name, one in said.items() if one.get("templates")}
 
 
 @cache

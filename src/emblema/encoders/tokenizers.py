@@ -8,6 +8,7 @@ cleaned, and which ids stand at its start, at its end and in the padding. The po
 from __future__ import annotations
 
 import gzip
+import hashlib
 import html
 import json
 import re
@@ -99,6 +100,11 @@ class TrainedTokenizer:
         size = context_length if pad_to_context else max(lengths, default=1)
         ids = torch.tensor([r + [policy.pad_id] * (size - len(r)) for r in rows], dtype=torch.long)
         return TextIds(ids.view(len(rows), size), torch.tensor(lengths, dtype=torch.long), cut)
+
+    def identity(self) -> str:
+        """Equal for tokenizers that cut every text alike."""
+        said = f"{type(self).__qualname__}:{self.policy}:{self.core.to_str(pretty=False)}"
+        return hashlib.sha256(said.encode()).hexdigest()
 
     def clean(self, text: str) -> str:
         """What the vocabulary is asked about."""

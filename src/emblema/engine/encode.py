@@ -53,8 +53,9 @@ class Encoder:
     def images(self, sources: Sequence[Any], stage: str = "joint") -> tuple[dict[str, Tensor], Errors]:
         """Features of pictures, and which of them could not be read (their rows are NaN).
 
-        `stage`: "joint" {"pooled": [N, D] unit}; "hidden" {"hidden": [N, width]}, before the projection;
-        "patches" {"pooled", "patches": [N, H, W, D] unit}; "embedded" {"tokens": [N, L, width]}.
+        `stage`: "joint" {"pooled": [N, D] unit, "norm": [N]}; "hidden" {"hidden": [N, width]}, before the projection;
+        "patches" {"patches": [N, H, W, D] unit}; "values" {"values": the same by the value path};
+        "embedded" {"tokens": [N, L, width]}.
         """
         parts: dict[str, Tensor] = {}
         errors: Errors = []
@@ -80,15 +81,18 @@ class Encoder:
         tower = self.towers.image
         raw = self._input(tower, pixels)
         if stage == "joint":
-            out = {"pooled": unit(tower.encode(raw))}
+            z = tower.encode(raw).float()  # [B, D]
+            out = {"pooled": unit(z), "norm": z.norm(dim=-1)}
         elif stage == "hidden":
             out = {"hidden": hidden(tower, raw)}
         elif stage == "patches":
-            out = {"pooled": unit(tower.encode(raw)), "patches": unit(tower.dense(raw))}
+            out = {"patches": unit(tower.dense(raw))}
+        elif stage == "values":
+            out = {"values": unit(tower.dense(raw, values=True))}
         elif stage == "embedded":
             out = {"tokens": tower.embed(raw).x}
         else:
-            raise ValueError(f'unknown stage {stage!r}: use "joint", "hidden", "patches" or "embedded"')
+            raise ValueError(f'unknown stage {stage!r}: use "joint", "hidden", "patches", "values" or "embedded"')
         return {name: rows.float().cpu() for name, rows in out.items()}
 
     @torch.inference_mode()

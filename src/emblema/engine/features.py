@@ -24,9 +24,10 @@ from torch import Tensor, nn
 
 from emblema.core.batch import Dataset, Level
 from emblema.core.errors import BadData
-from emblema.engine.encode import STAGE, Encoder
+from emblema.engine.encode import STAGE, Encoder, Errors
 
-FORMAT = 1  # of an entry; part of the key
+FORMAT = 2  # of an entry; part of the key
+FEW_TEXTS = 64  # fewer are encoded in less time than a file costs
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Features:
         self.directory = Path(directory) if directory is not None else default_directory()
 
     def read(self, encoder: Encoder, data: Dataset, level: Level | str = Level.POOLED) -> Entry:
-        """Features of all records of `data`, from the cache or computed now. "hidden" is a level too."""
+        """Features of all records of `data`, from the cache or computed now. "hidden" and "values" are levels too."""
         stage = _stage(level)
         key = self.key(encoder, data, stage)
         folder = self.directory / "features" / key
@@ -57,6 +58,40 @@ class Features:
         arrays = self.compute(encoder, data, stage)
         self._store(folder, arrays, {"data": data.card.name, "records": len(data), "stage": stage})
         return Entry(key, _load(folder) if folder.exists() else arrays, hit=False)
+
+    def texts(self, encoder: Encoder, texts: Sequence[str]) -> Tensor:
+        """Features [N, D] of texts, from the cache or computed now; a few are not worth a file.
+
+        The key is a hash of the text tower, its tokenizer, precision, device and every text. A tower whose tokenizer
+        cannot be told from another (no `identity()`) is asked each time.
+        """
+        tokenizer = getattr(getattr(encoder.vlm.text, "tokenizer", None), "identity", None)
+        if tokenizer is None or len(texts) < FEW_TEXTS:
+            return encoder.texts(texts)
+        parts = {
+            "format": FORMAT,
+            "tower": fingerprint(encoder.vlm.text),
+            "tokenizer": tokenizer(),
+            "precision": encoder.precision,
+            "device": encoder.device.type,
+            "texts": hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest(),
+        }
+        folder = self.directory / "features" / _hashed(parts)
+        if not (folder / "entry.json").exists():
+            z = encoder.texts(texts)
+            self._store(folder, {"text": z}, {"texts": len(texts)})
+            return z
+        return _load(folder)["text"]
+
+    def files(self, encoder: Encoder, paths: Sequence[Path], stage: str = "joint") -> tuple[dict[str, Tensor], Errors]:
+        """As `encoder.images(paths, stage)`, kept: pictures that cannot be read are remembered, too."""
+        key = self.key(encoder, Files(paths), stage)  # type: ignore[arg-type]
+        folder = self.directory / "features" / key
+        if (folder / "entry.json").exists():
+            return _load(folder), [(i, why) for i, why in json.loads((folder / "entry.json").read_text())["errors"]]
+        arrays, errors = encoder.images(paths, stage)
+        self._store(folder, arrays, {"data": "files", "records": len(paths), "stage": stage, "errors": errors})
+        return arrays, errors
 
     @staticmethod
     def key(encoder: Encoder, data: Dataset, stage: str) -> str:
@@ -70,7 +105,7 @@ class Features:
             "data": identity(data),
             "stage": stage,
         }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+        return _hashed(parts)
 
     @staticmethod
     def compute(encoder: Encoder, data: Dataset, level: Level | str = Level.POOLED) -> dict[str, Tensor]:
@@ -97,6 +132,10 @@ class Features:
             shutil.rmtree(partial, ignore_errors=True)
 
 
+def _hashed(parts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
 def _stage(level: Level | str) -> str:
     stage = level if isinstance(level, str) else STAGE.get(level)
     if stage is None:
@@ -119,6 +158,16 @@ class Pictures(Sequence[Any]):
             what = "no picture" if image is None else "a clip of several frames"
             raise BadData(f"{self.data[index].key} of {self.data.card.name} has {what}; one picture a record is read")
         return image
+
+
+class Files:
+    """Picture files without a data set, for a key."""
+
+    def __init__(self, paths: Sequence[Path]):
+        self.paths = paths
+
+    def identity(self) -> str:
+        return hashlib.sha256(b"\n".join(part for p in self.paths for part in _picture_identity(p))).hexdigest()
 
 
 def default_directory() -> Path:

@@ -40,6 +40,7 @@ class Loader:
     seed: int = 0
     views: int = 0  # further views of each image
     view: View | None = None  # None: `emblema.parts.views.Views()`
+    further_view: View | None = None  # makes the further views; None: `view`
     canvas: Callable[[Record, int], Tensor] | None = None  # None: `emblema.data.pictures.canvas`
     canvas_size: int | None = None  # pixels of the decoded pictures; None: a quarter more than `size`
     text_view: TextView | None = None  # makes `other_texts` where a record has one caption
@@ -129,10 +130,11 @@ class Loader:
 
     def _piece(self, step: int, piece: int, items: Sequence[tuple[int, Record]]) -> list[Tensor]:
         """The image and the further views of one piece of the joint batch: each uint8 [<= PIECE, 3, size, size]."""
-        view = self.view or _default_view()
+        first = self.view or _default_view()
+        views = [first, *[self.further_view or first] * self.views]
         canvases = torch.stack([self._canvas(i, r) for i, r in items])
         return [
-            view(canvases, self.size, seed.generator(self.seed, "view", step, piece, v)) for v in range(1 + self.views)
+            view(canvases, self.size, seed.generator(self.seed, "view", step, piece, v)) for v, view in enumerate(views)
         ]
 
     def _canvas(self, index: int, record: Record) -> Tensor:

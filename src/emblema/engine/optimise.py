@@ -1,6 +1,6 @@
 """The one training loop.
 
-    for each step:   learning rate -> gradients of the sum of the terms -> mean over processes -> clip -> AdamW
+    for each step:   learning rate -> gradients of the sum of the terms -> mean over processes -> clip -> optimiser
                      -> what the method does after a step -> moving average
 
 Who calls it decides on data, logs and checkpoints (`engine/train.py`). A step depends on the weights, the state of
@@ -25,6 +25,7 @@ from emblema.engine import diagnose, distributed, seed
 from emblema.engine.grad_cache import cached_gradients
 from emblema.engine.precision import autocast
 
+WARMUP_LR = 1e-5  # of the "epochs" schedule
 Gradients = Callable[[Method, nn.Module, Batch], dict[str, Tensor]]
 
 
@@ -50,12 +51,12 @@ class Step:
 class State:
     """What changes during a run, with the weights: everything that a checkpoint holds."""
 
-    def __init__(self, module: nn.Module, optim: Optim):
+    def __init__(self, module: nn.Module, optim: Optim, rate: Callable[[str], float] = lambda name: 1.0):
         self.module = module
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         if not self.parameters:
             raise ValueError("no parameter asks for a gradient: the method has nothing to learn (is the model frozen?)")
-        self.optimiser = adamw(module, optim)
+        self.optimiser = optimiser(module, optim, rate)
         self.ema = None if optim.ema is None else _average(module, optim.ema)
 
 
@@ -67,15 +68,17 @@ def optimise(
     *,
     total_steps: int,
     start: int = 0,
+    epoch_steps: int | None = None,
     random_seed: int = 0,
     state: State | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> nn.Module:
     """Minimise the sum of `method.losses` over `batches`, which begin at step `start`; returns `module`.
 
-    Only parameters that ask for a gradient change. `on_step` is called after each step.
+    Only parameters that ask for a gradient change. `epoch_steps` is the length of an epoch, for schedules that move
+    once an epoch. `on_step` is called after each step.
     """
-    state = state or State(module, optim)
+    state = state or State(module, optim, method.rate)
     where = state.parameters[0].device
     gradients = _gradients(optim, where)
     module.train()
@@ -84,9 +87,9 @@ def optimise(
     for number, batch in zip(range(start, total_steps), batches):
         wait = perf_counter() - began
         batch.progress = number / total_steps
-        lr = lr_at(number, total_steps, optim)
+        lr = lr_at(number, total_steps, optim, epoch_steps)
         for group in state.optimiser.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["rate"]
         state.optimiser.zero_grad()
         replay = diagnose.Replay(random_seed, number, batch)
         with seed.forked(random_seed, "step", number, rank()):
@@ -122,14 +125,27 @@ def _gradients(optim: Optim, where: torch.device) -> Gradients:
     def at_once(method: Method, module: nn.Module, batch: Batch) -> dict[str, Tensor]:
         with autocast(optim.precision, where):
             losses = method.losses(module, batch)
-        torch.stack([v.float() for v in losses.values()]).sum().backward()
+        method.backward(module, losses)
         return losses
 
     return at_once
 
 
-def lr_at(step: int, total: int, optim: Optim) -> float:
-    """Linear warm-up, then a cosine from `lr` down to `final_lr * lr`. `step` counts from 0."""
+def lr_at(step: int, total: int, optim: Optim, epoch_steps: int | None = None) -> float:
+    """The learning rate of a step, counted from 0.
+
+    "cosine": linear warm-up, then a cosine from `lr` down to `final_lr * lr`. "epochs": the schedule that CoOp's family
+    was published with, one epoch at 1e-5 and then 0.5 lr (1 + cos(pi (e - 2) / E)) in epoch e = 2..E.
+    """
+    if optim.schedule == "constant":
+        return optim.lr
+    if optim.schedule == "epochs":
+        epoch, epochs = step // (epoch_steps or total), max(total // (epoch_steps or total), 1)  # epoch counts from 0
+        if epoch == 0 and optim.warmup and epochs > 1:
+            return min(WARMUP_LR, optim.lr)
+        return optim.lr * 0.5 * (1 + math.cos(math.pi * max(epoch - 1, 0) / epochs))
+    if optim.schedule != "cosine":
+        raise ValueError(f'schedule={optim.schedule!r}: use "cosine", "epochs" or "constant"')
     warmup = round(optim.warmup * total) if optim.warmup < 1 else int(optim.warmup)
     if step < warmup:
         return optim.lr * (step + 1) / warmup
@@ -142,16 +158,25 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim >= 2 and "position" not in name
 
 
-def adamw(module: nn.Module, optim: Optim) -> torch.optim.AdamW:
-    """AdamW over the parameters that ask for a gradient, with and without weight decay."""
-    named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for n, p in named if decays(n, p)], "weight_decay": optim.weight_decay},
-        {"params": [p for n, p in named if not decays(n, p)], "weight_decay": 0.0},
+def optimiser(
+    module: nn.Module, optim: Optim, rate: Callable[[str], float] = lambda name: 1.0
+) -> torch.optim.Optimizer:
+    """Over the parameters that ask for a gradient; a group for each pair of (weight decay or none, rate)."""
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((decays(name, parameter), rate(name)), []).append(parameter)
+    given = [
+        {"params": parameters, "weight_decay": optim.weight_decay if decayed else 0.0, "rate": share}
+        for (decayed, share), parameters in sorted(groups.items(), key=lambda pair: (not pair[0][0], -pair[0][1]))
     ]
-    groups = [g for g in groups if g["params"]]
-    fused = all(p.device.type in ("cpu", "cuda") for _, p in named)
-    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=fused)
+    fused = all(p.device.type in ("cpu", "cuda") for group in given for p in group["params"])
+    if optim.algorithm == "sgd":
+        return torch.optim.SGD(given, lr=optim.lr, momentum=optim.momentum)  # fused, it refuses parameters not used
+    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+    if optim.algorithm not in kinds:
+        raise ValueError(f'algorithm={optim.algorithm!r}: use "adamw", "adam" or "sgd"')
+    return kinds[optim.algorithm](given, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=fused)
 
 
 def total_norm(parameters: list[nn.Parameter]) -> Tensor:

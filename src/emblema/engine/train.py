@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from emblema.core.batch import Batch, Dataset
-from emblema.core.errors import BadCheckpoint, EmblemaError
+from emblema.core.errors import BadCheckpoint, BadData, EmblemaError
 from emblema.core.gather import rank
 from emblema.core.method import Optim
 from emblema.core.preprocess import Preprocess
@@ -70,17 +70,24 @@ def run_pretraining(
         evaluate_every: steps between evaluations; None: at the end only.
         tokenizer: for a text tower that has none; None: trained on the captions.
         save_model: writes the finished model into a folder; None: `emblema.frameworks.checkpoint.save`, with the shape
-            from `method.config()` where a method has one, else that of `method.arch`.
+            from `method.config()`.
         loading: further settings of `Loader`.
 
     Under `torchrun` the batch is joint: the same command gives the same gradients on one process and on many.
     """
     with distributed.processes() as (own, world):
         run = None if out is None else Path(out)
+        data = method.prepare(data)
+        if "texts" in method.card.needs and len(data) and data[0].text is None:
+            raise BadData(
+                f"{data.card.name} has no captions ({data[0].key!r} has none), {method.card.name} learns from pairs: "
+                "take another set, or unicl, which writes class names into templates"
+            )
         module = _build(method, random_seed, data, tokenizer)
         vlm: VLM = module["vlm"]  # type: ignore[assignment]
         size = loading.pop("size", None) or getattr(vlm.image, "image_size", 224)
-        loading = {"views": method.views, "seed": random_seed, "batch_size": method.optim.batch_size} | loading
+        settings = {"views": method.views, "seed": random_seed, "batch_size": method.optim.batch_size}
+        loading = settings | method.loading() | loading
         loader = Loader(dataset=data, size=size, rank=own, world=world, **loading)
         optim: Optim = method.optim
         total = steps or optim.steps or max(round(optim.epochs * loader.epoch_steps), 1)
@@ -194,7 +201,7 @@ def _config(method: Any, loader: Loader, total: int, random_seed: int) -> dict[s
     fields = asdict(method)
     fields["optim"]["precision"] = precision = resolved(method.optim.precision, distributed.device())
     data = {"name": loader.dataset.card.name, "records": len(loader.dataset), "hash": loader.fingerprint()}
-    view = {k: _named(getattr(loader, k)) for k in ("view", "canvas", "text_view", "make_batch")}
+    view = {k: _named(getattr(loader, k)) for k in ("view", "further_view", "canvas", "text_view", "make_batch")}
     view |= {"size": loader.size, "canvas_size": loader.canvas_size, "views": loader.views}
     config = {
         "system": method.card.name,
@@ -301,7 +308,5 @@ def _save(vlm: VLM, method: Any, data: Dataset, folder: Path, save_model: SaveMo
         return
     from emblema.data.templates import templates_for
     from emblema.frameworks import checkpoint as folders
-    from emblema.frameworks.two_tower import architecture
 
-    shape = method.config() if hasattr(method, "config") else architecture(method.arch)
-    folders.save(folder, vlm, shape, preprocess_of(vlm), list(templates_for(data.card.name)))
+    folders.save(folder, vlm, method.config(), preprocess_of(vlm), list(templates_for(data.card.name)))

@@ -69,8 +69,6 @@ class RenderedText(Tower):
     What does not fit the canvas is cut, and `cut` says how many texts of the last batch were.
     """
 
-    tokenizer = None
-
     def __init__(self, image: ViT, line: int = 12):
         super().__init__()
         self.trunk = image  # the same object: every weight is shared
@@ -125,7 +123,8 @@ class RenderedText(Tower):
     def embed(self, raw: Sequence[str] | Tensor) -> Tokens:
         """Texts, or pictures of texts, -> tokens of the image tower."""
         pictures = raw if isinstance(raw, Tensor) else self.render(raw)
-        return self.trunk.embed(pictures.to(self.trunk.mean.device))
+        positions = self.trunk.positions  # of the weights' device and, where those were converted, their precision
+        return self.trunk.embed(self.trunk.normalise(pictures.to(positions.device)).to(positions.dtype))
 
     def layer(self, i: int, tokens: Tokens) -> Tokens:
         return self.trunk.layer(i, tokens)

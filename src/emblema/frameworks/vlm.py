@@ -77,7 +77,8 @@ class VLM(nn.Module):
         if level == Level.PATCHES:
             stages["patches"] = self.encode_patches(images)
         if level >= Level.PATCHES or level == Level.PIXELS:
-            stages["pooled"] = self.encode_image(images)
+            z = self.image.encode(images).float()  # [B, D]
+            stages |= {"pooled": unit(z), "norm": z.norm(dim=-1)}
         return ImageInput(reads=level, reader=reader, **stages)
 
 

@@ -36,7 +36,7 @@ class EMA(nn.Module):
         n = int(self.updates)
         d = self.decay(n) if callable(self.decay) else self.decay
         new = module.state_dict()
-        for name, average in self.module.state_dict().items():
+        for name, average in _each_once(self.module).items():
             if average.is_floating_point():
                 average.lerp_(new[name].to(average), 1 - d)
             else:
@@ -49,6 +49,13 @@ class EMA(nn.Module):
 
     def forward(self, *args: object, **options: object) -> object:
         return self.module(*args, **options)
+
+
+def _each_once(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a module; those with several names (tied weights of a one-tower model) under the first."""
+    seen: set[int] = set()
+    tensors = module.state_dict(keep_vars=True).items()
+    return {n: t.detach() for n, t in tensors if id(t) not in seen and not seen.add(id(t))}
 
 
 def warm_up(limit: float) -> Callable[[int], float]:

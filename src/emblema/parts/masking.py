@@ -90,7 +90,7 @@ def mask_tokens(
     special: Tensor,
     mask_id: int,
     vocabulary: int,
-    generator: torch.Generator,
+    random: torch.Generator | Tensor,
     *,
     ratio: float = 0.15,
     at_least_one: bool = False,
@@ -102,6 +102,7 @@ def mask_tokens(
         special: [B, L], true for padding and start and end tokens, which are never selected; a 1-d tensor of
             ids works too.
         mask_id: the id of the mask token. vocabulary: random tokens are drawn from 0 to vocabulary - 1.
+        random: a generator, or uniform numbers [B, 3, L or more] (`Batch.noise`).
         ratio: the probability of being selected.
         at_least_one: select one token of each text that would have none (and has one to select).
 
@@ -111,12 +112,14 @@ def mask_tokens(
     Devlin et al. 2018 (1810.04805).
     """
     special = torch.isin(ids, special) if special.ndim == 1 else special.bool()  # [B, L]
-    draw = torch.rand(ids.shape, generator=generator).to(ids.device).masked_fill(special, torch.inf)
+    if isinstance(random, torch.Generator):
+        random = torch.rand(len(ids), 3, ids.shape[1], generator=random)
+    draw, how, which = random[..., : ids.shape[1]].to(ids.device).unbind(1)  # each [B, L]
+    draw = draw.masked_fill(special, torch.inf)
     selected = draw < ratio
     if at_least_one:
         selected |= (draw == draw.min(1, keepdim=True).values) & ~special & ~selected.any(1, keepdim=True)
-    how = torch.rand(ids.shape, generator=generator).to(ids.device)
-    random_ids = torch.randint(vocabulary, ids.shape, generator=generator).to(ids)
+    random_ids = (which * vocabulary).long().clamp(max=vocabulary - 1)
     corrupted = torch.where(selected & (how < 0.8), mask_id, ids)
     corrupted = torch.where(selected & (how >= 0.8) & (how < 0.9), random_ids, corrupted)
     return corrupted, ids.masked_fill(~selected, IGNORE)

@@ -78,6 +78,8 @@ class Views:
         return x
 
 
+MOCO = Views(scale=(0.2, 1.0), jitter=0.4, hue=0.1, grey=0.2, blur=0.5)  # MoCo v2's
+SIMCLR = Views(scale=(0.08, 1.0), jitter=0.4, hue=0.1, grey=0.2, blur=0.5)
 GREY = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
 
 

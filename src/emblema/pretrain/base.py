@@ -36,8 +36,20 @@ class Pretrain(Method):
     views: int = 0  # further augmented views of each image, batch.views
     optim: Optim = field(default_factory=Optim)
 
+    def config(self) -> Any:
+        """The shape of the model, which travels with its checkpoint: `arch`, with what the system changes in it."""
+        return architecture(self.arch)
+
     def build(self) -> Learnt:
-        return nn.ModuleDict({"vlm": architecture(self.arch).build()})
+        return nn.ModuleDict({"vlm": self.config().build()})
+
+    def prepare(self, data: Dataset) -> Dataset:
+        """The data as this system reads it: captions made from labels, another language, ..."""
+        return data
+
+    def loading(self) -> dict[str, Any]:
+        """Settings of `emblema.engine.loader.Loader`: how strongly pictures and texts are varied."""
+        return {}
 
     def encoders(self, module: Learnt) -> Encoders:
         """Name -> function of a batch that gives one row a sample."""

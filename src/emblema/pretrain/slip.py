@@ -7,6 +7,7 @@ to the image-text term. Three image passes a step: compare with CLIP at equal st
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from emblema.core.batch import Batch
 from emblema.core.card import Card
 from emblema.core.method import Optim
 from emblema.objectives.contrastive import image_text_contrastive, nt_xent
+from emblema.parts.views import SIMCLR
 from emblema.pretrain.base import Encoders, Learnt, Pretrain
 
 
@@ -34,6 +36,7 @@ class SLIP(Pretrain):
         deviations=(
             "the head's hidden width is a field (4096 in the paper): the towers trained here are 20 times smaller",
             "gradients pass through the gather of both terms; the official CLIP term gathers without (issue 31)",
+            "the CLIP view is that of CLIP here (crop, flip, light colour), so that both see the same; no flip in code",
         ),
     )
     views: int = 2
@@ -42,6 +45,9 @@ class SLIP(Pretrain):
     hidden: int = 512
     out: int = 256
     optim: Optim = field(default_factory=lambda: Optim(lr=1e-3, weight_decay=0.1, betas=(0.9, 0.98), eps=1e-8))
+
+    def loading(self) -> dict[str, Any]:
+        return {"further_view": SIMCLR}
 
     def build(self) -> Learnt:
         module = super().build()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from emblema.core import find
-from emblema.report import evidence, tables
+from emblema.report import claims, evidence, paradigms, tables
 
 ROOT = Path(__file__).parents[3]
 HEAD = "<!-- written by `python -m emblema.report.docs`; change the card instead -->"
@@ -110,6 +110,11 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
         )
     if speed:
         pages[root / "docs" / "results" / "speed.md"] = evidence.speed_page(speed)
+    for family in find.FAMILIES:
+        if lines := evidence.read(folder, family):
+            pages[root / "docs" / "results" / f"{family}.md"] = claims.page(family, lines)
+    if lines := evidence.read(folder, "paradigms"):
+        pages |= {root / "docs" / "results" / name: text for name, text in paradigms.pages(lines).items()}
     readme = root / "README.md"
     if readme.exists():
         pages[readme] = with_tables(readme.read_text(encoding="utf-8"), default, speed)

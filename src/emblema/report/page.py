@@ -87,7 +87,8 @@ def write(path: str | Path, **content: Any) -> Path:
 def from_evaluation(line: Mapping[str, Any], evaluation: Mapping[str, Any], data: Any) -> dict[str, Any]:
     """The content of the page of one evaluation: its line, some of its pictures, its tables."""
     shown = [
-        {**p, "image": data[p["index"]].image, "name": p.get("key", "")} for p in evaluation.get("predictions", ())
+        {"image": p["image"] if "image" in p else data[p["index"]].image, "name": p.get("key", ""), **p}
+        for p in evaluation.get("predictions", ())
     ]
     tables = {name: rows[:60] for name, rows in evaluation.get("tables", {}).items()}
     return {"title": line["protocol"]["name"], "lines": [line], "pictures": shown, "tables": tables}

@@ -67,7 +67,7 @@ def append(path: str | Path, result: Mapping[str, Any]) -> None:
 
 
 def read(*paths: str | Path) -> Iterator[dict[str, Any]]:
-    """The lines of result files, in order; folders stand for the `.jsonl` files in them."""
+    """The lines of result files, claims among them, in order; folders stand for the `.jsonl` files in them."""
     for path in map(Path, paths):
         if not path.exists():
             raise BadData(f"no result file or folder {path}: `emblema evaluate ... --out {path}` writes one")
@@ -76,7 +76,8 @@ def read(*paths: str | Path) -> Iterator[dict[str, Any]]:
                 if not text.strip():
                     continue
                 try:
-                    yield checked(json.loads(text))
+                    one = json.loads(text)
+                    yield one if one.get("kind") == "claim" else checked(one)
                 except (ValueError, BadData) as error:
                     raise BadData(f"{file}, line {number} is no result line: {error}") from error
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-PER_CENT = ("top", "mean_per_class", "ece", "R@", "recall", "mIoU")
+PER_CENT = (  # parts of the names of shares
+    *("top", "mean_per_class", "ece", "R@", "recall", "IoU", "base", "novel", "harmonic", "accuracy", "mAP", "AP"),
+    *("roc_auc", "hca", "mta", "all_right", "gap", "robustness", "domain"),
+)
 
 
-def formatted(name: str, metric: Mapping[str, float | None]) -> str:
-    """A metric with its interval: shares in per cent, the rest as they are."""
+def formatted(name: str, metric: Mapping[str, float | None], signed: bool = False) -> str:
+    """A metric with its interval: shares in per cent, the rest as they are; differences with their signs."""
     value, low, high = (metric.get(k) for k in ("value", "low", "high"))
     if value is None:
         return "-"
     share = any(part in name for part in PER_CENT) and name != "rsum"
-    show = (lambda x: f"{100 * x:.1f}") if share else (lambda x: f"{x:.1f}")
+    show = lambda x: f"{x * (100 if share else 1):{'+' if signed else ''}.1f}"
     return show(value) if low is None or high is None else f"{show(value)} [{show(low)}, {show(high)}]"
 
 
@@ -33,7 +36,8 @@ def results(lines: Iterable[Mapping[str, Any]], metrics: Sequence[str] = ()) -> 
     """A markdown table a protocol; only lines of equal protocol hash stand in one table."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for one in lines:
-        groups.setdefault((one["protocol"]["name"], one["protocol"]["hash"]), []).append(one)
+        if "metrics" in one:
+            groups.setdefault((one["protocol"]["name"], one["protocol"]["hash"]), []).append(one)
     parts = []
     for (name, hash_), group in groups.items():
         shown = metrics or list(dict.fromkeys(m for one in group for m in one["metrics"] if "/" not in m))

@@ -1,21 +1,54 @@
-"""What every task shares: a dataclass of options that turns a model and a data set into metrics with intervals."""
+"""What every task shares: a dataclass of options that turns a model and a data set into metrics with intervals.
+
+Who is measured shows one of two faces. A `Predictor` scores the classes of the data it is handed: fitted transfer
+systems and students. An `Embedder` gives vectors of pictures and of words: `emblema.Model`; class names written into
+templates make a predictor of it (`tasks/wording.py`).
+"""
 
 from __future__ import annotations
 
 import time
+import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from emblema.core.batch import Dataset
+from emblema.core.batch import Dataset, Level
 from emblema.core.card import TaskCard as Card  # so that this file is not taken for a task
 from emblema.core.errors import BadData
 from emblema.tasks.protocols import Protocol
 from emblema.tasks.statistics import Interval
 
-Model = Any  # an `emblema.Model`, or anything with its methods; the tasks stand below it
+
+@typing.runtime_checkable
+class Predictor(typing.Protocol):
+    """Whoever classifies. The columns are the data's `class_names`; higher is likelier, softmax gives probabilities."""
+
+    def scores(self, data: Dataset) -> Tensor:
+        """Logits [N, C] of all records in order."""
+        ...
+
+
+class Embedder(typing.Protocol):
+    """Whoever has vectors of pictures and words in one space; `emblema.Model` does."""
+
+    def features(self, data: Dataset, level: Level | str = Level.POOLED) -> Tensor:
+        """[N, D] unit; at the level "hidden" [N, width], before the projection."""
+        ...
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """[M, D] unit."""
+        ...
+
+    def class_vectors(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> Tensor:
+        """[C, D] unit."""
+        ...
+
+
+Model = Any  # a Predictor or an Embedder, as the task asks
 
 
 @dataclass
@@ -36,8 +69,16 @@ class Task:
     card: ClassVar[Card]
 
     def run(self, model: Model, data: Dataset, **others: Dataset | None) -> Outcome:
-        """Measure `data`; tasks that learn something take `train` and `val` besides."""
+        """Measure `data`; tasks that learn or choose something take `train` and `val` besides."""
         raise NotImplementedError(f"{type(self).__name__} must define run()")
+
+    def splits(self) -> tuple[str, ...]:
+        """What `run` wants besides the split that is measured: "train", "val", or both."""
+        return ("train", "val") if "train split" in self.card.needs else ()
+
+    def variant(self) -> str:
+        """What sets this measurement apart from others of the task, for the protocol's name: "5k", "probe", ..."""
+        return ""
 
     def options(self) -> dict[str, Any]:
         """The part of the fields that decides what is measured."""
@@ -48,13 +89,15 @@ class Task:
         return ""
 
     def protocol(self, model: Model, data: Dataset, split: str) -> Protocol:
+        name = f"{self.card.name}-{self.variant()}" if self.variant() else self.card.name
         return Protocol(
-            name=f"{self.card.name}/{data.card.name}/{split}",
+            name=f"{name}/{data.card.name}/{split}",
             task=self.card.name,
             data=data.card.name,
             split=split,
             metric=self.card.metric,
             templates=self.template_set(model, data),
+            seeds=(getattr(self, "seed", 0),),
             resolution=getattr(data, "resolution", None),
             options=self.options(),
         )
@@ -91,8 +134,39 @@ def labels_of(data: Dataset) -> Tensor:
 
 def column(data: Dataset, name: str) -> list[Any]:
     """One field of all records; sets that keep columns are not asked for their pictures."""
-    if name == "label" and hasattr(data, "labels"):
-        return list(data.labels)  # type: ignore[attr-defined]
-    if name in getattr(data, "columns", ()):
-        return data.column(name)  # type: ignore[attr-defined]
-    return [getattr(data[i], name, None) for i in range(len(data))]
+    return columns(data, name)[0]
+
+
+def columns(data: Dataset, *names: str) -> list[list[Any]]:
+    """Fields of all records. Records that must be made to be read (scenes) are made once for all of them."""
+    kept = getattr(data, "columns", {})
+    found: dict[str, list[Any]] = {}
+    for name in names:
+        if name == "label" and hasattr(data, "labels"):
+            found[name] = list(data.labels)  # type: ignore[attr-defined]
+        elif name in kept:
+            found[name] = data.column(name)  # type: ignore[attr-defined]
+        elif "image" in kept:  # all that the set has is in columns
+            found[name] = [None] * len(data)
+    if made := [n for n in names if n not in found]:
+        rows = [tuple(getattr(data[i], n, None) for n in made) for i in range(len(data))]
+        found |= {n: [row[k] for row in rows] for k, n in enumerate(made)}
+    return [found[name] for name in names]
+
+
+class Renamed:
+    """The same pictures under other class names: how a predictor is asked about the nodes of a tree."""
+
+    def __init__(self, data: Dataset, class_names: Sequence[str]):
+        self.data, self.card, self.class_names = data, data.card, list(class_names)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int):
+        return self.data[index]
+
+    def __getattr__(self, name: str):
+        if name in ("data", "__setstate__"):
+            raise AttributeError(name)
+        return getattr(self.data, name)

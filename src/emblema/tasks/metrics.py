@@ -89,3 +89,48 @@ def median_rank(rank: Tensor) -> float:
 def rsum(recalls: dict[str, float]) -> float:
     """Sum of all recalls in per cent, both directions: at most 600 for R@1, 5, 10."""
     return 100 * sum(recalls.values())
+
+
+def average_precision(scores: Tensor, positive: Tensor, weights: Tensor | None = None, points: int = 0) -> Tensor:
+    """Average precision of one class: [N], [N] -> [] (or [R] with `weights` [R, N]); NaN without a positive.
+
+    With `points=0` the sum over all thresholds of precision times gain in recall (scikit-learn's definition; equal
+    scores share a threshold). With `points=11` PASCAL VOC 2007's: the mean over recalls 0, 0.1, ..., 1 of the best
+    precision at that recall or more.
+    """
+    order = refuse_nan(scores).argsort(descending=True, stable=True)
+    weights = torch.ones(1, len(scores), dtype=torch.float64) if weights is None else weights[:, order].double()
+    drawn, found = weights.cumsum(1), (weights * positive[order].double()).cumsum(1)  # [R, N]
+    last = torch.ones(len(scores), dtype=torch.bool)  # of each run of equal scores
+    last[:-1] = scores[order][1:] != scores[order][:-1]
+    drawn, found = drawn[:, last], found[:, last]
+    total = found[:, -1:]
+    precision, recall = found / drawn.clamp(min=1e-12), found / total
+    if points:
+        best = precision.flip(1).cummax(1).values.flip(1)
+        levels = torch.linspace(0, 1, points, dtype=torch.float64).expand(len(best), -1).contiguous()
+        at = torch.searchsorted(recall.contiguous(), levels - 1e-9)  # the first threshold of that recall
+        value = best.gather(1, at.clamp(max=best.shape[1] - 1)).mean(1)
+    else:
+        value = (precision * recall.diff(dim=1, prepend=torch.zeros_like(total))).sum(1)
+    return torch.where(total[:, 0] > 0, value, torch.nan).squeeze(0 if len(value) == 1 else -1)
+
+
+def roc_auc(scores: Tensor, positive: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Area under the ROC curve: how often a positive scores above a negative, equal scores count half.
+
+    [N], [N] -> [] (or [R] with `weights` [R, N]); NaN where one kind is missing.
+    """
+    _, group = refuse_nan(scores).unique(return_inverse=True)  # ascending
+    weights = torch.ones(1, len(scores), dtype=torch.float64) if weights is None else weights.double()
+    own = torch.zeros(len(weights), int(group.max()) + 1, dtype=torch.float64)
+    up = own.index_add(1, group, weights * positive.double())
+    down = own.index_add(1, group, weights * (1 - positive.double()))
+    wins = (up * (down.cumsum(1) - down / 2)).sum(1)
+    value = wins / (up.sum(1) * down.sum(1))  # 0 / 0 is NaN
+    return value.squeeze(0 if len(value) == 1 else -1)
+
+
+def harmonic(a: Tensor, b: Tensor) -> Tensor:
+    """2ab / (a + b), 0 where both are 0: the headline of base-to-novel protocols."""
+    return 2 * a * b / (a + b).clamp(min=1e-300)

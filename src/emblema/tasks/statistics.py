@@ -1,4 +1,4 @@
-"""How sure a number is: bootstrap intervals over images, t intervals over seeds.
+"""How sure a number is: bootstrap intervals over images, tests of two systems on the same images, ranks.
 
 A statistic is a function of weights: [R, N] whole-numbered weights (how often each image was drawn) -> [R]
 values. So a thousand resamples are a few matrix products, and the jackknife is the same function again.
@@ -9,25 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from emblema.core.intervals import Interval, over_seeds, t_quantile  # noqa: F401  one place to look for all of it
+
 Statistic = Callable[[Tensor], Tensor]
 _NORMAL = NormalDist()
 _ROWS = 64  # resamples at once: 64 x 50,000 weights are 25 MB
-
-
-class Interval(NamedTuple):
-    """A value with its confidence interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def to_json(self) -> dict[str, float]:
-        return dict(self._asdict())
 
 
 def mean_of(x: Tensor) -> Statistic:
@@ -158,29 +149,47 @@ def _quantile(ordered: Tensor, p: float) -> float:
     return float(ordered[low] + (ordered[high] - ordered[low]) * (place - low))
 
 
-def over_seeds(values: Sequence[float], level: float = 0.95) -> Interval:
-    """Mean of runs with different seeds, and its t interval; one run has no interval (NaN)."""
-    n, mean = len(values), math.fsum(values) / len(values)
-    if n < 2:
-        return Interval(mean, math.nan, math.nan)
-    error = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
-    half = t_quantile((1 + level) / 2, n - 1) * error
-    return Interval(mean, mean - half, mean + half)
+def paired_bootstrap(ours: Statistic, theirs: Statistic, n: int, **options: Any) -> Interval:
+    """Interval of the difference of two systems on the same `n` images: both see the same resamples."""
+    return bootstrap(lambda weights: ours(weights) - theirs(weights), n, **options)
 
 
-def t_quantile(p: float, freedom: int) -> float:
-    """Student's t: the x with P(T <= x) = p, by bisection on the angle atan(x / sqrt(freedom))."""
-    if p < 0.5:
-        return -t_quantile(1 - p, freedom)
-    total = math.sqrt(math.pi) * math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2)) / 2
+def mcnemar(ours: Tensor, theirs: Tensor) -> float:
+    """Exact two-sided p that two systems [N] err equally often: a binomial test of the images on which they differ.
 
-    def upper_half(angle: float, steps: int = 2000) -> float:  # Simpson: integral of cos^(freedom - 1) from 0
-        width = angle / steps
-        inner = (math.cos(i * width) ** (freedom - 1) * (4 if i % 2 else 2) for i in range(1, steps))
-        return (1 + math.fsum(inner) + math.cos(angle) ** (freedom - 1)) * width / 3
+    McNemar 1947. 1 where they never differ.
+    """
+    ours, theirs = ours.bool(), theirs.bool()
+    only_ours, only_theirs = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+    n, k = only_ours + only_theirs, min(only_ours, only_theirs)
+    halves = [math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) - n * math.log(2) for i in range(k + 1)]
+    return min(1.0, 2 * math.fsum(map(math.exp, halves)))
 
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if upper_half(middle) < (p - 0.5) * 2 * total else (low, middle)
-    return math.sqrt(freedom) * math.tan((low + high) / 2)
+
+def permutation_p(ours: Tensor, theirs: Tensor, resamples: int = 9999, seed: int = 0) -> float:
+    """Two-sided p that the mean of paired values [N] differs: the pairs' sides are swapped at random (Fisher 1935).
+
+    All 2^N ways are counted where they are at most `resamples`, else the observed one is added to random ones.
+    """
+    gaps = ours.double() - theirs.double()
+    n, seen = len(gaps), gaps.sum().abs() * (1 - 1e-12)
+    if n < 63 and 2**n <= resamples:
+        signs = torch.arange(2**n)[:, None].bitwise_right_shift(torch.arange(n)).bitwise_and(1).double() * 2 - 1
+        return float(((signs @ gaps).abs() >= seen).double().mean())
+    generator, beyond = torch.Generator().manual_seed(seed), 0
+    for start in range(0, resamples, _ROWS):
+        rows = min(_ROWS, resamples - start)
+        signs = torch.randint(2, (rows, n), generator=generator).double() * 2 - 1
+        beyond += int(((signs @ gaps).abs() >= seen).sum())
+    return (beyond + 1) / (resamples + 1)
+
+
+def rank_intervals(scores: Tensor, resamples: int = 1000, seed: int = 0) -> list[Interval]:
+    """Mean rank over data sets of each system, 1 the best, with a bootstrap interval over data sets.
+
+    `scores` [S, D], higher is better; equal scores share the mean of their ranks.
+    """
+    below = (scores[None] > scores[:, None]).sum(1) + 1  # [S, D] the best rank that a system may claim
+    equal = (scores[None] == scores[:, None]).sum(1) - 1
+    ranks = below.double() + equal.double() / 2
+    return [bootstrap(mean_of(row), scores.shape[1], resamples=resamples, seed=seed) for row in ranks]

@@ -73,7 +73,7 @@ def tiny_batch(size: int = 8, views: int = 2, pixels: int = 32, seed: int = 0) -
         images=pictures(),
         views=[pictures() for _ in range(views)],
         texts=[f"a {WORDS[i % len(WORDS)]} number {i}" for i in range(size)],
-        other_texts=[[f"one {WORDS[i % len(WORDS)]}"] for i in range(size)],
+        other_texts=[[f"one {WORDS[i % len(WORDS)]}" for i in range(size)]],
         labels=torch.arange(size) % 4,
         progress=0.5,
         generator=torch.Generator().manual_seed(seed),
@@ -84,6 +84,10 @@ def check_method(cls: type[Method]) -> None:
     """The contract of every system. Raises AssertionError, whose message says what to change."""
     card = _check_card(cls)
     method = _check_construction(cls)
+    if _family(method) == "Transfer":
+        from emblema.testing.transfer import check_transfer
+
+        return check_transfer(cls)
     module = _built(method)
     batch = tiny_batch(views=getattr(method, "views", 0) or 2, pixels=_pixels(module))
     first = _check_losses(method, module, batch, card.name)
@@ -128,15 +132,18 @@ def _check_construction(cls: type[Method]) -> Method:
 def _built(method: Method) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        family = next(
-            (b.__name__ for b in type(method).__mro__ if b.__name__ in ("Pretrain", "Transfer", "Distill")), ""
-        )
+        family = _family(method)
         module = method.build() if family in ("Pretrain", "") else method.build(tiny_vlm(), list(WORDS[:4]))
     assert isinstance(module, nn.Module), f"build() returned a {type(module).__name__}, expected an nn.Module"
     if family == "Pretrain":
         assert isinstance(module, nn.ModuleDict) and "vlm" in module, 'build() must return a ModuleDict with "vlm"'
     _give_tokenizer(module)
     return module.train()
+
+
+def _family(method: Method) -> str:
+    families = ("Pretrain", "Transfer", "Distill")
+    return next((b.__name__ for b in type(method).__mro__ if b.__name__ in families), "")
 
 
 def _give_tokenizer(module: nn.Module) -> None:

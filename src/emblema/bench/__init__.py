@@ -1,0 +1,1 @@
+"""Experiments about the field as a whole: `emblema bench NAME`."""

@@ -1,0 +1,143 @@
+"""The verb transfer: fit one system, or compare many on the same pictures."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from typing import Any
+
+from emblema.cli.common import table
+from emblema.cli.runs import options_of, system_of
+from emblema.core.errors import BadData
+
+
+@dataclass(kw_only=True)
+class TransferRun:
+    """Who is adapted to what, and how it is measured."""
+
+    data: str = ""  # a name from `emblema list data`, or a path; default: the protocol's own sets
+    protocol: str = "few-shot"  # a name from `emblema list protocols`, or a YAML file
+    shots: int | None = None  # labelled pictures a class; default: the protocol's
+    seeds: tuple[int, ...] = ()  # of draw and training; default: the protocol's
+    classes: int | None = None  # only the first classes of the data
+    model: str = "default"  # a name from `emblema list models`, or a checkpoint folder
+    out: str = ""  # save the (best) fitted system in this folder
+    lines: str = ""  # append the result lines to this file
+    device: str = "auto"
+    precision: str = "auto"  # of stored features
+    cache: str | None = None  # folder of the feature cache
+
+
+@dataclass(kw_only=True)
+class Several:
+    """Systems as they are, under the same budget."""
+
+    epochs: float | None = None  # of all systems that train; default: each its own
+    steps: int | None = None  # overrides epochs
+
+
+def transfer(arguments: list[str], as_json: bool) -> Any:
+    name, rest = system_of("transfer", arguments, "transfer")
+    from emblema.bench import transfer as bench
+    from emblema.core import find
+
+    several = name == "all" or name in bench.FAMILIES or "," in name
+    if several:
+        run, budget = options_of(f"transfer {name}", TransferRun, Several, rest)
+        systems: dict[str, Any] = {n: _within(cls(), budget) for n, cls in bench.chosen(name).items()}
+        systems = {bench.ZERO_SHOT: None} | systems
+    else:
+        cls = find.find("transfer", name)
+        run, system = options_of(f"transfer {name}", TransferRun, cls, rest)
+        systems = {cls.card.name: system}  # type: ignore[attr-defined]
+    from emblema.model import load
+    from emblema.report import result
+
+    protocol = _protocol(run)
+    model = load(run.model, device=run.device, precision=run.precision, cache=run.cache)
+    shared = shlex.join(_without(rest, ("--out", "--lines")))
+    command = lambda name: f"emblema transfer {name} {shared}".strip()
+
+    def told(name: str, found: Any) -> None:
+        if isinstance(found, str):
+            print(f"{name}: {found}", file=sys.stderr)
+            return
+        line = found.line
+        if run.lines:
+            result.append(run.lines, line)
+        said = f"{bench.headline(line):.1%} {line['protocol']['metric']}, {line['cost']['fit_seconds']:.1f} s"
+        print(f"{name} on {line['data']}, seed {line['seeds'][0]}: {said}", file=sys.stderr)
+
+    data = run.data.split(",") if run.data else None
+    found = bench.compare(systems, model, protocol, data, classes=run.classes, command=command, on_outcome=told)
+    if not found.outcomes:
+        raise BadData("; ".join(f"{n}: {why}" for n, why in found.failed.items()))
+    ranking = found.ranking()
+    if run.out and (best := _best(found, ranking)) is not None:
+        best.save(run.out)
+        print(f"saved {best.card.name} in {run.out}: `emblema classify FOLDER --model {run.out}`", file=sys.stderr)
+    if not as_json:
+        _print(found, ranking)
+    return {
+        "protocol": protocol.to_json(),
+        "ranking": ranking,
+        "failed": found.failed,
+        "lines": [one.line for outcomes in found.outcomes.values() for one in outcomes],
+    }
+
+
+def _protocol(run: TransferRun) -> Any:
+    from emblema.tasks import protocols
+
+    protocol = protocols.load(run.protocol)
+    if run.shots is not None:
+        protocol = replace(protocol, shots=(run.shots,))
+    elif len(protocol.shots) > 1 and run.data:
+        protocol = replace(protocol, shots=(16,))
+    return replace(protocol, seeds=tuple(run.seeds)) if run.seeds else protocol
+
+
+def _within(system: Any, budget: Several) -> Any:
+    changes = {k: v for k, v in vars(budget).items() if v is not None}
+    return replace(system, optim=replace(system.optim, **changes)) if changes else system
+
+
+def _best(found: Any, ranking: list[dict[str, Any]]) -> Any:
+    fitted = {n: o[-1].system for n, o in found.outcomes.items()}
+    return next((fitted[row["system"]] for row in ranking if fitted[row["system"]] is not None), None)
+
+
+def _without(arguments: list[str], names: tuple[str, ...]) -> list[str]:
+    """The arguments less those options and their values."""
+    kept, skip = [], False
+    for argument in arguments:
+        if skip or argument in names:
+            skip = argument in names
+        elif not argument.startswith(tuple(f"{n}=" for n in names)):
+            kept.append(argument)
+    return kept
+
+
+def _print(found: Any, ranking: list[dict[str, Any]]) -> None:
+    from emblema.report.tables import formatted
+
+    rows = []
+    for row in ranking:
+        p = row["p_against_best"]
+        rows.append(
+            (
+                row["system"],
+                formatted(row["metric"], row["score"]),
+                f"{row['rank']['value']:.1f}",
+                "-" if p is None else f"{p:.3f}",
+                f"{row['seconds']:.1f}",
+                f"{row['parameters']:,}",
+            )
+        )
+    metric = ranking[0]["metric"] if ranking else ""
+    table(("system", f"{metric} [95 %]", "rank", "p against best", "s a fit", "parameters"), rows)
+    for name, why in found.failed.items():
+        print(f"not run: {name}: {why}")
+    if ranking:
+        print(f"the best again: {ranking[0]['command']}")
