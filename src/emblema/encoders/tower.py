@@ -60,7 +60,11 @@ class Tower(nn.Module):
     def encode(self, raw: Any, edit: Edit | None = None) -> Tensor:
         """Raw input or its `Tokens` -> [B, dim], not normalised."""
         tokens = raw if isinstance(raw, Tokens) else self.embed(raw)
-        return self.project(self.pool(self.transform(tokens, edit)))
+        return self.finish(self.project(self.pool(self.transform(tokens, edit))), tokens)
+
+    def finish(self, z: Tensor, tokens: Tokens) -> Tensor:
+        """The projected vector [B, dim] -> the tower's answer: what went round the layers joins here."""
+        return z
 
     def dense(self, raw: Any, edit: Edit | None = None, values: bool = False) -> Tensor:
         """A feature for each place of the grid [B, H, W, dim], not normalised.
@@ -68,6 +72,10 @@ class Tower(nn.Module):
         `values=True` replaces the last attention by its value path.
         """
         raise NoSuchDoor(f"{type(self).__name__} has no dense features")
+
+    def local(self, raw: Any, radius: int = 1) -> Tensor:
+        """What the tower pools from each place and its neighbours alone: [B, H, W, dim], not normalised."""
+        raise NoSuchDoor(f"{type(self).__name__} has no tokens to pool a neighbourhood of; use its dense features")
 
 
 class ImageTower(Tower):
@@ -117,11 +125,7 @@ class Transformer(Tower):
     def pool(self, tokens: Tokens) -> Tensor:
         if self.pool_kind == "mean":
             return self._mean(tokens)
-        return self.finish(tokens.pooled(), tokens)
-
-    def finish(self, x: Tensor, tokens: Tokens) -> Tensor:
-        """The pooled position after the last layer [B, width] -> what the projection takes."""
-        return self.norm(x)
+        return self.norm(tokens.pooled())
 
     def _mean(self, tokens: Tokens) -> Tensor:
         if tokens.first_patch is not None:  # images: the patches
@@ -141,7 +145,7 @@ class Transformer(Tower):
         tokens = self.before(last, edit(last, tokens) if edit else tokens)
         block: Block = self.blocks[last]  # type: ignore[assignment]
         x = block.at(tokens.x, tokens.pool_at, self.mask(tokens))  # [B, width]: no other position is needed
-        return self.project(self.finish(x, tokens))
+        return self.finish(self.project(self.norm(x)), tokens)
 
     def attention_weights(self, i: int, tokens: Tokens) -> Tensor:
         """Attention probabilities of layer i for what enters it: [B, heads, L, L]."""

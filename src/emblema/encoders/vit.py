@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emblema.core.tokens import Edit, Tokens
-from emblema.encoders.backbone_stem import BackboneStem, KnowingStem
 from emblema.encoders.block import Block, LayerNorm, blocks
+from emblema.encoders.conse import Conse
 from emblema.encoders.tower import ImageTower, Transformer
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -38,7 +38,8 @@ class ViTConfig:
     class_token: bool = True
     pool: str = "cls"  # "cls", "mean", or "map": attention pooling with a learned query (SigLIP)
     stem: str = "patch"  # "patch", "conv", or "timm:NAME:STAGE+STAGE"
-    knows: int = 0  # classes that the stem's network names: its features and its answer (ConSE) join the head
+    shrink: int = 1  # the stem sees images so many times smaller
+    knows: str = ""  # "NAME:CLASSES": timm's classifier that places images unlike the training images by name
     patch_bias: bool = False
     project: bool = True  # False: the pooled width is the joint space (SigLIP)
     mean: tuple[float, ...] = CLIP_MEAN
@@ -61,7 +62,8 @@ class ViT(Transformer, ImageTower):
         self.pool_kind = config.pool
         side = config.image_size // config.patch_size
         self.patch_drop = 0.0  # share of patches hidden while training; set by the training loop
-        self.stem = _stem(config, dim)
+        self.stem = _stem(config)
+        self.conse = Conse(config.knows, dim) if config.knows else None
         self.class_token = nn.Parameter(torch.randn(config.width) * config.width**-0.5) if config.class_token else None
         self.positions = nn.Parameter(torch.randn(side * side + config.class_token, config.width) * config.width**-0.5)
         self.norm_before = LayerNorm(config.width, eps=config.eps) if config.norm_before else nn.Identity()
@@ -77,14 +79,8 @@ class ViT(Transformer, ImageTower):
 
     def embed(self, raw: Tensor) -> Tokens:
         images = self.normalise(raw)
-        if isinstance(self.stem, KnowingStem):
-            return self.from_stages(self.stem.stages(images))
-        return self.from_patches(self.stem(images))
-
-    def from_stages(self, stages: list[Tensor]) -> Tokens:
-        """Maps of a stem that knows classes -> tokens before layer 0."""
-        stem: KnowingStem = self.stem  # type: ignore[assignment]
-        return replace(self.from_patches(stem.to_width(stem.join(stages))), beside=stem.beside(stages))
+        tokens = self.from_patches(self.stem(shrunk(images, self.config.shrink)))
+        return tokens if self.conse is None else replace(tokens, beside=self.conse(images))
 
     def from_patches(self, patches: Tensor) -> Tokens:
         """What the stem gives [B, width, H, W] -> tokens before layer 0."""
@@ -125,14 +121,11 @@ class ViT(Transformer, ImageTower):
             return super().pool(tokens)
         return self.map(self.norm(tokens.x))
 
-    def finish(self, x: Tensor, tokens: Tokens) -> Tensor:
-        x = self.norm(x)
-        return x if tokens.beside is None else torch.cat([x, tokens.beside[:, 0].to(x.dtype)], -1)
+    def finish(self, z: Tensor, tokens: Tokens) -> Tensor:
+        return z if tokens.beside is None or self.conse is None else self.conse.mix(z, tokens.beside)
 
     def project(self, x: Tensor) -> Tensor:
-        x, beside = x[..., : self.width], x[..., self.width :]
-        z = x if self.projection is None else x @ self.projection.to(x.dtype)
-        return self.stem.answer(z, beside) if isinstance(self.stem, KnowingStem) else z
+        return x if self.projection is None else x @ self.projection.to(x.dtype)
 
     def dense(self, raw: Tensor | Tokens, edit: Edit | None = None, values: bool = False) -> Tensor:
         tokens = self.enter(raw if isinstance(raw, Tokens) else self.embed(raw))
@@ -147,10 +140,13 @@ class ViT(Transformer, ImageTower):
         patches = self.norm(tokens.patches())  # [B, H*W, width]
         if self.map is not None:
             patches = self.map.values(patches)
-        if tokens.beside is not None:
-            patches = torch.cat([patches, tokens.beside[:, 1:].to(patches.dtype)], -1)
         assert tokens.grid is not None
         return self.project(patches).unflatten(1, tokens.grid)  # [B, H, W, dim]
+
+    def local(self, raw: Tensor | Tokens, radius: int = 1) -> Tensor:
+        tokens = self.enter(raw if isinstance(raw, Tokens) else self.embed(raw))
+        assert tokens.grid is not None
+        return self.encode(tokens.around(radius)).unflatten(0, (len(tokens), *tokens.grid))
 
 
 class AttentionPool(nn.Module):
@@ -201,16 +197,22 @@ class PatchStem(nn.Module):
         return x.permute(0, 3, 1, 2)
 
 
-def _stem(config: ViTConfig, dim: int) -> nn.Module:
-    if config.knows and not (config.stem.startswith("timm:") and config.class_token and config.pool == "cls"):
-        raise ValueError(f'knows={config.knows} needs a stem "timm:NAME:STAGES" and pool="cls", not {config.stem!r}')
+def shrunk(images: Tensor, times: int) -> Tensor:
+    """[B, 3, H, W] -> [B, 3, H / times, W / times]"""
+    if times == 1:
+        return images
+    height, width = (n // times for n in images.shape[-2:])
+    return F.interpolate(images, (height, width), mode="bicubic", antialias=True)
+
+
+def _stem(config: ViTConfig) -> nn.Module:
+    patch = config.patch_size // config.shrink
     if config.stem == "patch":
-        return PatchStem(config.patch_size, config.width, config.patch_bias)
+        return PatchStem(patch, config.width, config.patch_bias)
     if config.stem == "conv":
-        return ConvStem(config.patch_size, config.width)
+        return ConvStem(patch, config.width)
     if config.stem.startswith("timm:"):
-        shape = (config.stem, config.patch_size, config.width)
-        return KnowingStem(*shape, config.knows, dim) if config.knows else BackboneStem(*shape)
+        return BackboneStem(config)
     raise ValueError(f'unknown stem {config.stem!r}: use "patch", "conv" or "timm:NAME:STAGE"')
 
 
@@ -226,3 +228,46 @@ class ConvStem(nn.Sequential):
         for a, b in zip(widths, widths[1:]):
             layers += [nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU()]
         super().__init__(*layers, nn.Conv2d(widths[-1], width, 1))
+
+
+class BackboneStem(nn.Module):
+    """Stages of a timm backbone at the patch grid, then a linear map to the width (a hybrid ViT).
+
+    "timm:NAME:3+4" joins stages 3 and 4: the first has the grid, the deeper ones are enlarged to it.
+    """
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        import timm
+
+        _, name, stages = config.stem.split(":")
+        indices = tuple(int(s) for s in stages.split("+"))
+        self.trunk = timm.create_model(name, pretrained=False, features_only=True, out_indices=indices)
+        features = self.trunk.feature_info.get_dicts()  # type: ignore[union-attr, operator]
+        if features[0]["reduction"] * config.shrink != config.patch_size:
+            raise ValueError(f"{config.stem} begins at 1/{features[0]['reduction']}: set patch_size / shrink to that")
+        place = features[-1]["module"]
+        if place.startswith("blocks.") and hasattr(self.trunk, "blocks"):  # timm keeps the later stages here
+            self.trunk.blocks = self.trunk.blocks[: int(place.split(".")[1]) + 1]  # type: ignore[index]
+        self.out = nn.Linear(sum(f["num_chs"] for f in features), config.width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, width, H / patch, W / patch]"""
+        return self.to_width(self.maps(images))
+
+    def to_width(self, maps: Tensor) -> Tensor:
+        """[B, C, h, w] -> [B, width, h, w]"""
+        return self.out(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def maps(self, images: Tensor) -> Tensor:
+        """The joined stages, before the linear map: [B, C, H / patch, W / patch]."""
+        # on CPUs the bf16 backward of depthwise convolutions is several times slower than fp32
+        fast = images.device.type != "cpu" or not torch.is_grad_enabled()
+        with torch.autocast(images.device.type, enabled=fast and torch.is_autocast_enabled(images.device.type)):
+            return self.join(self.trunk(images.to(memory_format=torch.channels_last)))
+
+    def join(self, stages: list[Tensor]) -> Tensor:
+        """Stages of the trunk, the deeper ones enlarged to the grid of the first: [B, C, h, w]"""
+        first, *deeper = stages
+        larger = [F.interpolate(x, first.shape[-2:], mode="bilinear", align_corners=False) for x in deeper]
+        return torch.cat([first, *larger], 1)
