@@ -107,6 +107,18 @@ def test_show(capsys):
     assert "did you mean" in failure(capsys, "show", "clap")
 
 
+def test_protocols(capsys, tmp_path):
+    hashes = {c["name"]: c["hash"] for c in document(capsys, "list", "protocols")}
+    found = document(capsys, "show", "base-to-novel")
+    assert found["hash"] == hashes["base-to-novel"] and found["shots"] == [16] and "CoCoOp" in " ".join(found["rules"])
+    cli.main(["show", "zero-shot"])  # a task and a protocol
+    assert f"protocol zero-shot ({hashes['zero-shot']})" in capsys.readouterr().out
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\ntask: zero-shot\nmetric: top1\ndata: [digits]\nshots: [2, all]\n")
+    assert document(capsys, "show", str(path))["sets"] == ["digits"]
+    assert "did you mean few-shot" in failure(capsys, "show", "few-shots")
+
+
 def test_classify(capsys, folder, tmp_path):
     found = document(capsys, "classify", str(folder), "--labels", ",".join(NAMES), "--precision", "fp32")
     assert [set(f) for f in found] == [{"path", "labels", "error"}] * 5

@@ -102,3 +102,19 @@ def test_read_only_mask():
     assert not again.visible[:8, 8:].any()  # nor may it read and retell what is not to be read
     twice = after.insert(torch.zeros(1, 4), None, read_only=True).visible
     assert not twice[:9, 9:].any() and twice[9].all()
+
+
+def test_around_takes_the_neighbours_of_each_place():
+    tokens = image_tokens()  # a grid of 2 x 3
+    alone = tokens.around(0)
+    assert alone.grid == (1, 1) and alone.x.shape == (12, 2, 4)
+    assert alone.patches()[:6, 0].equal(tokens.patches()[0]) and alone.pooled()[6:].equal(tokens.pooled()[1].expand(6, -1))
+    with pytest.raises(ValueError, match="no neighbourhood of 3x3"):
+        tokens.around(1)
+    wide = Tokens(torch.arange(21.0)[None, :, None], torch.tensor([0]), first_patch=1, grid=(4, 5)).around(1)
+    assert wide.patches()[7, :, 0].tolist() == [2, 3, 4, 7, 8, 9, 12, 13, 14]  # row 1, column 2 has value 8
+    assert wide.patches()[0].equal(wide.patches()[6])  # the corner stands in the nearest whole neighbourhood
+    last = Tokens(torch.arange(21.0)[None, :, None], torch.tensor([20]), first_patch=0, grid=(4, 5)).around(1)
+    assert last.pooled().flatten().tolist() == [20.0] * 20
+    with pytest.raises(ValueError, match="read-only prompts"):
+        tokens.insert(torch.zeros(2, 4), None, read_only=True).around(0)

@@ -179,6 +179,17 @@ def test_dropped_patches():
     torch.testing.assert_close(vit.encode(everything), vit.encode(images()))
 
 
+@pytest.mark.parametrize("pool", ["cls", "mean", "map"])
+def test_local_pools_a_neighbourhood(pool):
+    vit = tower(pool=pool, project=pool != "map")
+    whole = vit.local(images(), radius=1)  # the only neighbourhood of 3x3 in a grid of 3x3 is all of it
+    torch.testing.assert_close(whole, vit.encode(images())[:, None, None].expand_as(whole), atol=1e-5, rtol=1e-5)
+    place = vit.embed(images()).hide(torch.tensor([[5], [5]]))
+    torch.testing.assert_close(vit.local(images(), radius=0)[:, 1, 2], vit.encode(place), atol=1e-5, rtol=1e-5)
+    prompted = vit.embed(images()).insert(torch.ones(2, 16), at=1)
+    assert not torch.allclose(vit.local(prompted, 0), vit.local(images(), 0), atol=1e-3)
+
+
 @pytest.mark.parametrize("stem", ["conv", "timm:resnet18:2"])
 def test_stems(stem):
     vit = tower(stem=stem, image_size=32)
@@ -206,3 +217,5 @@ def test_towers_without_layers_have_no_door():
         resnet.encode(images(32), edit=lambda i, t: t)
     with pytest.raises(NoSuchDoor):
         resnet.layer(0, resnet.embed(images(32)))
+    with pytest.raises(NoSuchDoor, match="use its dense features"):
+        resnet.local(images(32))

@@ -8,7 +8,9 @@ from emblema.tasks import cards, find
 from emblema.tasks.action import Action
 from emblema.tasks.base import Predictor, labels_of
 from emblema.tasks.hierarchy import Hierarchy
+from emblema.tasks.linear_probe import LinearProbe
 from emblema.tasks.multi_label import MultiLabel
+from emblema.tasks.retrieval import Retrieval
 from emblema.tasks.robustness import Robustness
 from emblema.tasks.wording import Worded
 from emblema.tasks.zero_shot import ZeroShot
@@ -45,11 +47,15 @@ def test_a_predictor_and_the_model_it_is_made_of_agree(task):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("task", [*FACES, Action(resamples=20)], ids=lambda t: t.card.name)
+@pytest.mark.parametrize(
+    "task",
+    [*FACES, Action(resamples=20), LinearProbe(resamples=20), Retrieval(resamples=20)],
+    ids=lambda t: t.card.name,
+)
 def test_the_same_numbers_again_and_with_another_batch_size(task, precision):
-    data = grouped()
+    data, others = grouped(), {split: squares().split(split) for split in task.splits()}
     measure = lambda batch_size: task.evaluate(
-        tiny_model(cache=False, precision=precision, batch_size=batch_size), data
+        tiny_model(cache=False, precision=precision, batch_size=batch_size), data, **others
     )
     first, again, other = measure(24), measure(24), measure(7)
     assert first["metrics"] == again["metrics"] and first["protocol"] == again["protocol"] == other["protocol"]
@@ -89,3 +95,22 @@ def test_every_task_has_a_card_and_defaults():
             "robustness"} <= set(names)  # fmt: skip
     for name in names:
         assert find(name)().card.name == name
+
+
+def test_a_transfer_system_is_measured_by_the_same_tasks():
+    from emblema.transfer.base import coop_recipe
+    from emblema.transfer.coop import CoOp
+
+    data, model = squares(), tiny_model(cache=False, precision="fp32")
+    system = CoOp(seed=1, optim=coop_recipe(epochs=1.0))
+    system.fit(model, data.split("train"))
+    test = grouped()
+    top1 = float((system.predict(test).argmax(1) == labels_of(test)).float().mean())
+    for task in (ZeroShot(resamples=5), Robustness(resamples=5)):
+        found = task.run(system, test).metrics
+        assert top1 == pytest.approx(found["top1"].value) if "top1" in found else found["top1_shift"].value <= 1
+    assert Hierarchy(resamples=5, cuts=2).run(system, test).metrics["leaf_top1"].value == pytest.approx(top1, abs=0.2)
+    half = test.only_classes([2, 0])  # in another order: the system is asked for these classes
+    scores = system.for_classes(half.class_names, "squares").predict(half)
+    found = ZeroShot(resamples=5).run(system, half).metrics["top1"].value
+    assert found == pytest.approx(float((scores.argmax(1) == labels_of(half)).float().mean()))

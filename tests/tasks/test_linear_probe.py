@@ -5,6 +5,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from emblema.core.errors import BadData
+from emblema.parts import logistic
 from emblema.parts.logistic import choose_c, fit, stratified
 from emblema.tasks import probe as probing
 from emblema.tasks.linear_probe import LinearProbe
@@ -44,15 +45,27 @@ def test_a_warm_start_ends_at_the_same_place_sooner(digits):
 
 def test_the_gradient_is_that_of_autograd(monkeypatch):
     seen = {}
-    monkeypatch.setattr(probing, "lbfgs", lambda objective, w, tol, steps: seen.setdefault("f", objective) and (w, 0))
+    monkeypatch.setattr(
+        probing, "lbfgs", lambda objective, w, tol, steps: seen.setdefault("f", objective) and (w, [0] * len(w))
+    )
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(20, 5, generator=g), torch.randint(3, (20,), generator=g)
-    fit(x, y, 3, 2.0)
-    w = torch.randn(6, 3, generator=g, requires_grad=True)
-    loss = torch.nn.functional.cross_entropy(x @ w[:-1] + w[-1], y) + w[:-1].pow(2).sum() / (2 * 2.0 * 20)
-    value, gradient = seen["f"](w.detach())
-    assert value == pytest.approx(loss.item(), rel=1e-6)
-    assert torch.allclose(gradient, torch.autograd.grad(loss, w)[0], atol=1e-6)
+    logistic.fit_together(x, y, 3, [2.0, 0.5], [None, None])
+    w = torch.randn(2, 6, 3, generator=g, requires_grad=True)
+    values, gradients = seen["f"](w.detach().flatten(1), torch.tensor([0, 1]))
+    for i, c in enumerate((2.0, 0.5)):
+        loss = torch.nn.functional.cross_entropy(x @ w[i, :-1] + w[i, -1], y) + w[i, :-1].pow(2).sum() / (2 * c * 20)
+        assert float(values[i]) == pytest.approx(loss.item(), rel=1e-6)
+        assert torch.allclose(gradients[i].view(6, 3), torch.autograd.grad(loss, w)[0][i], atol=1e-6)
+
+
+def test_together_is_the_same_as_apart(digits):
+    x, y = digits[0][:300], digits[1][:300]
+    path = (0.01, 1.0, 100.0, 1e4)
+    together = logistic.fit_together(x, y, 10, path, [None] * 4)
+    for c, probe in zip(path, together):
+        assert torch.allclose(probe(x).softmax(-1), fit(x, y, 10, c)(x).softmax(-1), atol=5e-3)
+    assert len({p.steps for p in together}) > 1  # each leaves when it is done
 
 
 def test_c_is_chosen_on_validation_and_the_smallest_of_equals(digits):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+
+
+NOTHING = 255  # of a label map: no class, or not to be counted
 
 
 @dataclass(frozen=True)
@@ -16,11 +19,13 @@ class Boxes:
     labels: Tensor | None = None  # [N] long, index into class_names
     scores: Tensor | None = None  # [N] float, detections only
     crowd: Tensor | None = None  # [N] bool, COCO's iscrowd
+    areas: Tensor | None = None  # [N] float, square pixels of the things themselves where the data say them
+    masks: Tensor | None = None  # [N, H, W] bool
 
     def __post_init__(self) -> None:
         if self.xyxy.dim() != 2 or self.xyxy.shape[-1] != 4:
             raise ValueError(f"boxes must be [N, 4] corners, got {tuple(self.xyxy.shape)}")
-        for name in ("labels", "scores", "crowd"):
+        for name in ("labels", "scores", "crowd", "areas", "masks"):
             value = getattr(self, name)
             if value is not None and len(value) != len(self.xyxy):
                 raise ValueError(f"{len(self.xyxy)} boxes but {len(value)} {name}")
@@ -33,9 +38,13 @@ class Boxes:
         """From COCO's (x, y, width, height)."""
         return cls(torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], -1), **rest)
 
+    def at(self, index: Tensor) -> Boxes:
+        """The boxes that a bool [N] or a long [M] picks, with all that belongs to them."""
+        return Boxes(**{f.name: None if (v := getattr(self, f.name)) is None else v[index] for f in fields(self)})
+
     @property
     def area(self) -> Tensor:
-        """[N] square pixels."""
+        """[N] square pixels of the boxes."""
         return (self.xyxy[:, 2:] - self.xyxy[:, :2]).clamp(min=0).prod(-1)
 
 

@@ -60,8 +60,12 @@ def harmonic(base: float, novel: float) -> float:
     return 2 * base * novel / (base + novel) if base + novel else 0.0
 
 
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean; one value has none (NaN)."""
+    return _error(values, math.fsum(values) / len(values)) if len(values) > 1 else math.nan
+
+
 def _error(values: Sequence[float], mean: float) -> float:
-    """The standard error of a mean."""
     return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))
 
 

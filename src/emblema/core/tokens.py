@@ -138,6 +138,31 @@ class Tokens:
         x = torch.cat([self.x[:, :first], patches, self.x[:, first + count :]], 1)
         return replace(self, x=x, grid=None)
 
+    def around(self, radius: int) -> Tokens:
+        """A sequence for each place of the grid: what is no patch, and the patches at most `radius` rows or columns
+        away. [B * H * W, ...]; at the border the nearest whole neighbourhood stands in.
+        """
+        patches = self.patches()
+        assert self.grid is not None and self.first_patch is not None
+        if self.visible is not None:
+            raise ValueError("tokens with read-only prompts cannot be taken apart: insert them afterwards")
+        side = 2 * radius + 1
+        if min(self.grid) < side:
+            raise ValueError(f"a grid of {self.grid[0]}x{self.grid[1]} has no neighbourhood of {side}x{side} patches")
+        rows, columns = (
+            torch.arange(n, device=self.x.device).clamp(radius, n - 1 - radius)[:, None]
+            + torch.arange(-radius, radius + 1, device=self.x.device)
+            for n in self.grid
+        )  # [H, side], [W, side]
+        at = rows[:, None, :, None] * self.grid[1] + columns[None, :, None, :]  # [H, W, side, side]
+        near = patches[:, at.flatten(0, 1).flatten(1)].flatten(0, 1)  # [B * H * W, side * side, D]
+        places = len(at) * at.shape[1]
+        whole = lambda x: x.repeat_interleave(places, 0)
+        before, after = self.x[:, : self.first_patch], self.x[:, self.first_patch + patches.shape[1] :]
+        moved = self.pool_at - (self.pool_at > self.first_patch) * (patches.shape[1] - side * side)
+        x = torch.cat([whole(before), near, whole(after)], 1)
+        return replace(self, x=x, pool_at=whole(moved), grid=(side, side), shared=0)
+
     def patches(self) -> Tensor:
         """The patch tokens, row by row: [B, H*W, D]."""
         if self.first_patch is None or self.grid is None:

@@ -97,6 +97,17 @@ class Encoder:
         return {name: rows.float().cpu() for name, rows in out.items()}
 
     @torch.inference_mode()
+    def dense(self, pixels: Tensor, features: str = "plain", radius: int = 1) -> Tensor:
+        """uint8 [B, 3, H, W] of any size that the tower takes -> [B, h, w, D] unit, fp32 on the CPU.
+
+        `features`: "plain" patch tokens, their "values" path, or "local" (see `VLM.encode_local`).
+        """
+        raw = self._input(self.towers.image, pixels)
+        if features == "local":
+            return self.towers.encode_local(raw, radius).float().cpu()
+        return self.towers.encode_patches(raw, values=features == "values").float().cpu()
+
+    @torch.inference_mode()
     def texts(self, texts: Sequence[str], chunk: int = 256) -> Tensor:
         """[N, D] unit, fp32. Texts of similar length are encoded together; the order is that of `texts`."""
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))

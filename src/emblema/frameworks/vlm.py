@@ -55,6 +55,10 @@ class VLM(nn.Module):
         """One vector a place of the grid: [B, H, W, D] unit, fp32."""
         return unit(self.image.dense(images, edit, values))
 
+    def encode_local(self, images: Tensor | Tokens, radius: int = 1) -> Tensor:
+        """What the tower pools from each place and its neighbours alone: [B, H, W, D] unit, fp32."""
+        return unit(self.image.local(images, radius))
+
     def encode_words(self, texts: Texts, edit: Edit | None = None) -> tuple[Tensor, Tensor]:
         """One vector a token: [N, L, D] unit, fp32, and [N, L] True where the token is not padding."""
         tokens = texts if isinstance(texts, Tokens) else self.text.embed(texts)

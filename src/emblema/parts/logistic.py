@@ -1,23 +1,25 @@
 """Multinomial logistic regression by L-BFGS, and the choice of its C on validation data.
 
-The objective is scikit-learn's, C * sum CE + 1/2 ||W||^2 with a free intercept, so numbers can be compared; the solver
-works on one matrix product a step, started from the solution of the nearest C that was solved before.
+The objective is scikit-learn's, C * sum CE + 1/2 ||W||^2 with a free intercept, so numbers can be compared. Small
+problems are solved for many C side by side, one matrix product a step; large ones one after the other, each from the
+solution of the nearest C.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from emblema.core.errors import BadData
+from emblema.parts.lbfgs import lbfgs
 
 COARSE = tuple(10.0**e for e in range(-6, 7, 2))  # CLIP's sweep (Radford et al. 2021, A.3) ...
 HALVINGS = 4  # ... and how often the interval around the peak is halved: to 8 steps a decade
+TOGETHER = 2**24  # floats of the problems that are solved at once; large ones go one after the other, warm-started
 
 
 class Probe(NamedTuple):
@@ -50,11 +52,14 @@ def choose_c(
     After the path, both neighbours of the best C are tried at half the distance, `halvings` times.
     """
     tried: dict[float, tuple[float, Tensor]] = {}
+    room = max(1, TOGETHER // (len(x) * classes + 24 * (x.shape[1] + 1) * classes))
 
-    def attempt(c: float) -> None:
-        near = min(tried, key=lambda other: abs(math.log(other / c)), default=None)
-        probe = fit(x, y, classes, c, None if near is None else tried[near][1])
-        tried[c] = float((probe(x_val).argmax(1) == y_val).double().mean()), probe.weight
+    def attempt(several: Sequence[float]) -> None:
+        for some in (several[i : i + room] for i in range(0, len(several), room)):
+            near = [min(tried, key=lambda other: abs(math.log(other / c)), default=None) for c in some]
+            starts = [None if n is None else tried[n][1] for n in near]
+            for c, probe in zip(some, fit_together(x, y, classes, some, starts)):
+                tried[c] = float((probe(x_val).argmax(1) == y_val).double().mean()), probe.weight
 
     def best() -> float:
         return max(sorted(tried), key=lambda c: tried[c][0])
@@ -62,13 +67,11 @@ def choose_c(
     ordered = sorted(path)
     if not ordered or ordered[0] <= 0:
         raise BadData(f"the path of C is {list(path)}: give at least one number above 0")
-    for c in ordered:
-        attempt(c)
+    attempt(ordered)
     step = math.log10(ordered[-1] / ordered[0]) / max(1, len(ordered) - 1)
     for _ in range(halvings if step else 0):
         step, peak = step / 2, best()
-        for c in (peak / 10**step, peak * 10**step):
-            attempt(c)
+        attempt([peak / 10**step, peak * 10**step])
     c = best()
     return Choice(c, [(c, tried[c][0]) for c in sorted(tried)], tried[c][1])
 
@@ -92,84 +95,49 @@ def fit(
 
     `tol` bounds the largest entry of the gradient of the objective divided by C * N, as in scikit-learn.
     """
-    if not x.isfinite().all():
-        rows = (~x.isfinite()).any(1).nonzero()[:, 0].tolist()
-        raise BadData(f"{len(rows)} of {len(x)} rows of the features hold NaN or infinity, e.g. row {rows[0]}")
-    x, n = x.float(), len(x)
+    return fit_together(x, y, classes, [c], [start], tol, max_steps)[0]
+
+
+def fit_together(
+    x: Tensor,
+    y: Tensor,
+    classes: int,
+    several: Sequence[float],
+    starts: Sequence[Tensor | None],
+    tol: float = 1e-5,
+    max_steps: int = 1000,
+) -> list[Probe]:
+    """The same for several C at once: one matrix product a step serves them all."""
+    refuse_nan(x)
+    x, (n, width) = x.float(), x.shape
     rows = torch.arange(n)
-    penalty = 1 / (c * n)  # the objective is divided by C * N: its scale does not depend on C
+    # the objective is divided by C * N: its scale does not depend on C
+    penalties = torch.tensor([1 / (c * n) for c in several], dtype=torch.float64)
 
-    def objective(w: Tensor) -> tuple[float, Tensor]:
-        logits = torch.addmm(w[-1], x, w[:-1])  # [N, C]
-        norm = logits.logsumexp(1, keepdim=True)
-        value = float((norm[:, 0].double() - logits[rows, y].double()).mean())
+    def objective(w: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+        """[S, (width + 1) * classes] -> values [S] in fp64, gradients like `w`; `which` problems they are."""
+        weight = w.view(-1, width + 1, classes)
+        side_by_side = weight[:, :-1].permute(1, 0, 2).reshape(width, -1)
+        logits = torch.addmm(weight[:, -1].reshape(-1), x, side_by_side).view(n, -1, classes)  # [N, S, C]
+        norm = logits.logsumexp(2, keepdim=True)
+        value = (norm[..., 0].double() - logits[rows, :, y].double()).mean(0)  # [S]
         p = logits.sub_(norm).exp_()
-        p[rows, y] -= 1
-        gradient = torch.empty_like(w)
-        torch.mm(x.T, p, out=gradient[:-1])
-        gradient[-1] = p.sum(0)
+        p[rows, :, y] -= 1
+        gradient, penalty = torch.empty_like(weight), penalties[which]
+        gradient[:, :-1] = (x.T @ p.view(n, -1)).view(width, -1, classes).permute(1, 0, 2)
+        gradient[:, -1] = p.sum(0)
         gradient /= n
-        gradient[:-1] += penalty * w[:-1]
-        return value + 0.5 * penalty * float(w[:-1].double().pow(2).sum()), gradient
+        gradient[:, :-1] += penalty.float()[:, None, None] * weight[:, :-1]
+        value += 0.5 * penalty * weight[:, :-1].double().pow(2).sum((1, 2))
+        return value, gradient.flatten(1)
 
-    w = torch.zeros(x.shape[1] + 1, classes) if start is None else start.clone()
-    return Probe(*lbfgs(objective, w, tol, max_steps))
-
-
-def lbfgs(
-    objective: Callable[[Tensor], tuple[float, Tensor]], w: Tensor, tol: float, max_steps: int, memory: int = 10
-) -> tuple[Tensor, int]:
-    """Limited-memory BFGS (Nocedal & Wright, algorithms 7.4 and 7.5) with a weak Wolfe line search."""
-    value, gradient = objective(w)
-    pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=memory)
-    for step in range(max_steps):
-        if float(gradient.abs().max()) <= tol:
-            return w, step
-        direction = -_inverse_hessian(gradient, pairs)
-        slope = float((direction * gradient).sum())
-        if slope >= 0:  # rounding has spoilt the memory
-            pairs.clear()
-            direction, slope = -gradient, -float(gradient.pow(2).sum())
-        first = 1.0 if pairs else min(1.0, 1.0 / float(gradient.norm()))
-        moved = _wolfe(objective, w, value, direction, slope, first)
-        if moved is None:  # fp32 cannot tell a better point
-            if not pairs:
-                return w, step
-            pairs.clear()
-            continue
-        w_new, value, new = moved
-        s, d = w_new - w, new - gradient
-        curvature = float((s * d).sum())
-        if curvature > 1e-10 * float(d.pow(2).sum()):
-            pairs.append((s, d, 1 / curvature))
-        w, gradient = w_new, new
-    return w, max_steps
+    zero = torch.zeros(width + 1, classes)
+    w, steps = lbfgs(objective, torch.stack([zero if s is None else s for s in starts]).flatten(1), tol, max_steps)
+    return [Probe(one.view(width + 1, classes), int(k)) for one, k in zip(w, steps)]
 
 
-def _inverse_hessian(gradient: Tensor, pairs: Sequence[tuple[Tensor, Tensor, float]]) -> Tensor:
-    q, alphas = gradient.clone(), []
-    for s, d, rho in reversed(pairs):
-        alphas.append(rho * float((s * q).sum()))
-        q.sub_(d, alpha=alphas[-1])
-    if pairs:
-        _, d, rho = pairs[-1]
-        q /= rho * float(d.pow(2).sum())
-    for (s, d, rho), alpha in zip(pairs, reversed(alphas)):
-        q.add_(s, alpha=alpha - rho * float((d * q).sum()))
-    return q
-
-
-def _wolfe(objective, w: Tensor, value: float, direction: Tensor, slope: float, step: float):
-    """A step of sufficient decrease and curvature by bisection; None when there is none in 30 tries."""
-    low, high = 0.0, float("inf")
-    for _ in range(30):
-        there = w + step * direction
-        new, gradient = objective(there)
-        if new > value + 1e-4 * step * slope + 1e-12 * abs(value):
-            high = step
-        elif float((gradient * direction).sum()) < 0.9 * slope:
-            low = step
-        else:
-            return there, new, gradient
-        step = (low + high) / 2 if high < float("inf") else 2 * low
-    return None
+def refuse_nan(x: Tensor) -> None:
+    bad = (~x.isfinite()).any(1)
+    if bad.any():
+        first = int(bad.int().argmax())
+        raise BadData(f"{int(bad.sum())} of {len(x)} rows of the features hold NaN or infinity, e.g. row {first}")

@@ -40,7 +40,7 @@ def _class_fields(path: Path) -> list[dict[str, str]]:
     lines, tree, found = text.splitlines(), ast.parse(text), []
     classes = [n for n in tree.body if isinstance(n, ast.ClassDef)]
     with_card = [c for c in classes if any(_is_card(n) for n in c.body)]
-    bases = [c for c in classes if path.stem == "base" and any("dataclass" in ast.unparse(d) for d in c.decorator_list)]
+    bases = [c for c in classes if path.stem == "base" and c.name in ("Task", path.parent.name.title())]
     for node in (n for c in with_card or bases for n in c.body):
         if (
             isinstance(node, ast.AnnAssign)

@@ -12,8 +12,8 @@ Line = Mapping[str, Any]
 ABOUT = (
     "The survey tells the history of visual recognition as five paradigms. Here each of them learns the same classes "
     "from the same labelled pictures, and is tested on the same test split. Rows of trained paradigms are means over "
-    "seeds (draw of pictures, initial weights, pre-training) with their 95 % t interval; the vision-language model "
-    "draws nothing, so its interval is a bootstrap over test pictures."
+    "seeds (draw of pictures, initial weights, pre-training) with their 95 % t interval. Where a seed changes nothing "
+    "(the vision-language model; hand-crafted features of all pictures) the interval is a bootstrap over test pictures."
 )
 NOTES = (
     "Networks are one small CNN at 32 pixels with one budget; the vision-language model is larger, has seen more, and "

@@ -20,7 +20,7 @@ from emblema.tasks.clips import Frames
 from emblema.tasks.probe import probed
 from emblema.tasks.protocols import template_id
 from emblema.tasks.statistics import bootstrap, mean_of
-from emblema.tasks.wording import predictor, wording
+from emblema.tasks.wording import scores_of, wording
 
 
 @dataclass(kw_only=True)
@@ -51,7 +51,7 @@ class Action(Task):
             logits, notes, sizes = found.logits, found.notes, {"train": found.count}
         else:
             _, templates = wording(self.templates, data)
-            logits = predictor(model, templates, self.frames).scores(data)
+            logits = scores_of(model, data, templates, self.frames)
             notes, sizes = [], {"templates": len(templates)}
         outcome = scored(logits, labels, data, self.resamples)
         rank = metrics.ranks(logits, labels)

@@ -23,7 +23,7 @@ from emblema.tasks import metrics
 from emblema.tasks.base import Outcome, Predictor, Renamed, Task, column, labels_of
 from emblema.tasks.protocols import short_hash, template_id
 from emblema.tasks.statistics import bootstrap, mean_of
-from emblema.tasks.wording import predictor, wording
+from emblema.tasks.wording import scores_of, wording
 
 Tree = dict[str, Any]  # {name of an inner node: its subtree, or the list of its leaves}
 
@@ -48,7 +48,7 @@ class Hierarchy(Task):
         nodes = flattened(read_tree(self.tree, data), leaves)
         names = leaves + [node.name for node in nodes[1:]]  # the root has no text
         _, templates = wording(self.templates, data)
-        scores = predictor(model, templates).scores(Renamed(data, names))
+        scores = scores_of(model, Renamed(data, names), templates)
         if scores.shape[1] != len(names):
             raise BadData(f"{scores.shape[1]} scores a record for {len(names)} leaves and nodes of the tree")
         metrics.refuse_nan(scores)

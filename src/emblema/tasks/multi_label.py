@@ -17,7 +17,7 @@ from emblema.tasks import metrics
 from emblema.tasks.base import Outcome, Predictor, Task, columns
 from emblema.tasks.protocols import template_id
 from emblema.tasks.statistics import Statistic, bootstrap
-from emblema.tasks.wording import predictor, wording
+from emblema.tasks.wording import scores_of, wording
 
 
 @dataclass(kw_only=True)
@@ -36,7 +36,7 @@ class MultiLabel(Task):
     def run(self, model, data) -> Outcome:
         positive = shown(data)
         _, templates = wording(self.templates, data)
-        scores = predictor(model, templates).scores(data)
+        scores = scores_of(model, data, templates)
         novel = [c in getattr(data, "novel", ()) for c in data.class_names]
         return score(
             scores.softmax(-1) if self.softmax else scores, positive, list(data.class_names), novel, self.resamples

@@ -23,7 +23,7 @@ from emblema.tasks.base import Outcome, Predictor, Task, column, labels_of
 from emblema.tasks.classification import HELD_OUT_COLOUR
 from emblema.tasks.protocols import template_id
 from emblema.tasks.statistics import Interval, Statistic, bootstrap, mean_of
-from emblema.tasks.wording import predictor, wording
+from emblema.tasks.wording import scores_of, wording
 
 HELD_OUT = (*HELD_OUT_COLOUR, "emojione-monotone", "human")  # of the bundled sets: in their test splits only
 EDGE = 1e-3  # accuracies are kept this far from 0 and 1, where a logit is infinite
@@ -54,9 +54,7 @@ class Robustness(Task):
         labels = torch.cat([labels_of(part) for part in parts])
         domains = [d or "" for part in parts for d in column(part, "domain")]
         shifted = self._shifted(domains, data)
-        right_of = lambda who: first(
-            torch.cat([predictor(who, templates, self.frames).scores(p) for p in parts]), labels
-        )
+        right_of = lambda who: first(torch.cat([scores_of(who, p, templates, self.frames) for p in parts]), labels)
         right, n = right_of(model), len(labels)
         at = {name: torch.tensor([d == name for d in domains]) for name in sorted(set(domains))}
 

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from emblema.core.errors import BadData, UnknownName
 from emblema.tasks.base import Predictor
-from emblema.tasks.clips import vectors
+from emblema.tasks.clips import Frames, holds_clips, vectors
 
 
 def wording(spec: str, data: Any) -> tuple[str, list[str]]:
@@ -57,9 +57,20 @@ class Worded:
         return self.model.vlm.logits(z_image.to(self.model.device), z_text.to(self.model.device)).cpu()
 
 
-def predictor(model: Any, templates: Sequence[str], frames: int = 8) -> Predictor:
-    """The model itself where it predicts, or its texts as a classifier."""
-    return model if isinstance(model, Predictor) else Worded(model, templates, frames)
+def scores_of(model: Any, data: Any, templates: Sequence[str], frames: int = 8) -> Tensor:
+    """[N, C] of a predictor, or of an embedder with the class names in `templates`.
+
+    A fitted system is asked `for_classes` where the data name others than it was fitted on. It is shown pictures: of a
+    clip its frames, whose scores are averaged.
+    """
+    if not isinstance(model, Predictor):
+        return Worded(model, templates, frames).scores(data)
+    fitted: Any = model
+    if list(getattr(fitted, "class_names_", data.class_names)) != list(data.class_names):
+        fitted = fitted.for_classes(list(data.class_names), data.card.name)
+    if holds_clips(data):
+        return fitted.scores(Frames(data, frames)).unflatten(0, (len(data), frames)).mean(1)
+    return fitted.scores(data)
 
 
 def class_vectors(model: Any, names: Sequence[str], templates: Sequence[str]) -> Tensor:

@@ -15,7 +15,7 @@ from emblema.core.errors import BadData
 from emblema.tasks.base import Outcome, Predictor, Task, labels_of
 from emblema.tasks.classification import scored
 from emblema.tasks.protocols import template_id
-from emblema.tasks.wording import chosen_templates, predictor, wording
+from emblema.tasks.wording import chosen_templates, scores_of, wording
 
 
 @dataclass(kw_only=True)
@@ -37,7 +37,7 @@ class ZeroShot(Task):
         steps = []
         if self.search:
             templates, steps = self._searched(model, data, val, templates)
-        outcome = scored(predictor(model, templates).scores(data), labels, data, self.resamples)
+        outcome = scored(scores_of(model, data, templates), labels, data, self.resamples)
         outcome.sizes |= {"templates": len(templates)}
         if steps:
             outcome.tables["templates"] = [{"template": t, "validation_top1": a} for t, a in zip(templates, steps)]

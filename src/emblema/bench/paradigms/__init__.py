@@ -79,7 +79,8 @@ def measure(
         said = paradigm.classify(starts[trial.seed], trial.selection, trial.tests["test"], trial.seed, budget)
         rights.append((said == torch.tensor(trial.tests["test"].labels)).double())
     values, trial, test = [float(r.mean()) for r in rights], runs[0], runs[0].tests["test"]
-    top1 = over_seeds(values) if len(values) > 1 else bootstrap(mean_of(rights[0]), len(rights[0]))
+    drawn = len(set(values)) > 1  # else nothing was left to chance but which pictures are tested
+    top1 = over_seeds(values) if drawn else bootstrap(mean_of(rights[0]), len(rights[0]))
     protocol = trial.protocol
     if name == "zero_shot":
         protocol = replace(protocol, templates=template_id(trial.data, templates_for(trial.data)))

@@ -27,7 +27,8 @@ def prepare(records: Records, seed: int, budget: Budget) -> Network:
     def loss(rows: Tensor, generator: torch.Generator) -> Tensor:
         views = [STRONG(pixels[rows], SIZE, generator) for _ in range(2)]
         z = F.normalize(module(torch.cat(views)).float(), dim=-1)  # [2B, 64]
-        return nt_xent(*z.chunk(2), TEMPERATURE)
+        one, other = z.chunk(2)
+        return nt_xent(one, other, TEMPERATURE)
 
     train(module, loss, len(pixels), budget.pretrain // 2, 2 * budget.batch, seed)
     return module[0]  # type: ignore[return-value]
