@@ -79,7 +79,7 @@ class ViT(Transformer, ImageTower):
 
     def embed(self, raw: Tensor) -> Tokens:
         images = self.normalise(raw)
-        tokens = self.from_patches(self.stem(shrunk(images, self.config.shrink)))
+        tokens = self.from_patches(self.stem(F.avg_pool2d(images, self.config.shrink)))
         return tokens if self.conse is None else replace(tokens, beside=self.conse(images))
 
     def from_patches(self, patches: Tensor) -> Tokens:
@@ -195,14 +195,6 @@ class PatchStem(nn.Module):
         patches = images.view(batch, 3, height // p, p, width // p, p).permute(0, 2, 4, 1, 3, 5).flatten(3)
         x = F.linear(patches, self.weight.flatten(1), self.bias)  # [B, H/p, W/p, width]
         return x.permute(0, 3, 1, 2)
-
-
-def shrunk(images: Tensor, times: int) -> Tensor:
-    """[B, 3, H, W] -> [B, 3, H / times, W / times]"""
-    if times == 1:
-        return images
-    height, width = (n // times for n in images.shape[-2:])
-    return F.interpolate(images, (height, width), mode="bicubic", antialias=True)
 
 
 def _stem(config: ViTConfig) -> nn.Module:
