@@ -484,6 +484,10 @@ def card_text(recipe: Recipe, vlm: VLM, stage: str) -> str:
     count = {part: sum(p.numel() for p in getattr(vlm, part).parameters()) for part in ("image", "text")}
     about = (__doc__ or "").split("\n", 2)[2].strip()
     concepts = "without any picture of a novel concept" if recipe.clean else "all concepts"
+    subject, limits = "drawings, icons and emoji", "It is weak on photographs."
+    if stage == "photographs":
+        subject += " and photographs of what ImageNet names"
+        limits = "Prompts and other edits of tokens act fully on drawings and little on photographs."
     return f"""---
 library_name: emblema
 pipeline_tag: zero-shot-image-classification
@@ -491,7 +495,7 @@ license: cc-by-sa-4.0
 ---
 # {recipe.out.name}
 
-A two-tower vision-language model for drawings, icons, emoji and everyday photographs: image tower {count["image"]:,}
+A two-tower vision-language model for {subject}: image tower {count["image"]:,}
 parameters at {vlm.image.image_size} px, text tower {count["text"]:,}. Weights are stored as int8 with a scale a row.
 
 ```python
@@ -511,9 +515,8 @@ Settings: views {recipe.views}, frozen for {recipe.frozen.epochs} epochs at rate
 
 ## What it is for
 
-Trying every part of emblema offline; naming and searching drawings, and photographs of what ImageNet names. English
-words; rare ones are read in pieces. Prompts and other edits of tokens act fully on drawings and little on photographs;
-dense features are those of the tower for drawings alone. It has not been tested for fairness, and must not be used to
+Trying every part of emblema offline; naming and searching {subject}. English words; rare ones are read in pieces.
+{limits} It has not been tested for fairness, and must not be used to
 judge people. Measured results: docs/results/default.md.
 
 ## Licences
