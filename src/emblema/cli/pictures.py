@@ -47,7 +47,7 @@ def classify(arguments: list[str], as_json: bool) -> Any:
         system = load(options.model)
         labels, (logits, errors) = system.class_names_, system.try_pictures(paths)
         said = logits.softmax(-1)
-    elif not options.labels:
+    elif options.labels is None:
         raise BadData('say which words: --labels "cat,dog,red car"')
     else:
         labels, templates = checked_labels(words(options.labels)), templates_of(options.templates)
