@@ -30,6 +30,7 @@ from emblema.core.find import find
 from emblema.core.method import Optim
 from emblema.data import catalog
 from emblema.data.captioned import Captioned, names_in
+from emblema.data.pictures import load_batch
 from emblema.data.templates import fill
 from emblema.encoders.text import TextConfig
 from emblema.encoders.vit import ViTConfig
@@ -38,8 +39,10 @@ from emblema.frameworks.two_tower import ARCHITECTURES, TwoTower
 from emblema.frameworks.vlm import VLM
 from emblema.model import Model
 from emblema.objectives.late_interaction import late_interaction
+from emblema.parts.decoder import next_words
 from emblema.parts.views import Views
 from emblema.report import claims
+from emblema.tasks.dense_metrics import confusion, mean_iou
 from emblema.tasks.linear_probe import LinearProbe
 from emblema.tasks.protocols import Protocol
 from emblema.tasks.zero_shot import ZeroShot
@@ -232,6 +235,43 @@ def token_wise_r1(vlm: VLM) -> float:
     return recall(vlm, 1, late=True)
 
 
+def caption_nats(vlm: VLM, shift: int = 0) -> float:
+    """Minus the nats a word that captions cost, each written about the picture `shift` places on."""
+    records, model = emblems("test"), model_of(vlm)
+    chosen: list[Any] = [records[i] for i in range(0, len(records), max(len(records) // 256, 1))][:256]
+    pixels = load_batch([r.image for r in chosen], model.preprocess, threads=1)[0]
+    with torch.inference_mode():
+        ids = vlm.text.tokenize([r.text or "" for r in chosen])  # type: ignore[operator]
+        logits = vlm.encode_pair(pixels.roll(shift, 0), ids)[2]  # type: ignore[operator]
+        total, words = next_words(logits, ids.ids, ids.length).sum(0)
+    return -float(total / words)
+
+
+def caption_nats_of_others(vlm: VLM) -> float:
+    return caption_nats(vlm, shift=7)
+
+
+def scene_iou(vlm: VLM) -> float:
+    """Mean IoU of maps from class names over the things in scenes (what is no thing does not count)."""
+    scenes, model = catalog.load("emblem-scenes").split("test"), model_of(vlm)
+    words = model.class_vectors(scenes.class_names)
+    matrix = torch.zeros(len(words), len(words))
+    for record in (scenes[i] for i in range(100)):
+        assert record.mask is not None
+        picture: Any = record.image
+        pixels = load_batch([picture], replace(model.preprocess, mode="squash"), threads=1)[0]
+        with torch.inference_mode():
+            scores = (vlm.encode_patches(pixels) @ words.T).permute(0, 3, 1, 2)  # [1, C, h, w]
+        truth = record.mask.labels
+        scores = torch.nn.functional.interpolate(scores, truth.shape, mode="bilinear", align_corners=False)
+        matrix += confusion(scores[0].argmax(0), truth, len(words))
+    return float(mean_iou(matrix))
+
+
+def scenes() -> Any:
+    return catalog.load("emblem-scenes").split("train")
+
+
 ARMS = {
     "clip": Arm("clip"),
     "slip": Arm("slip"),
@@ -244,7 +284,11 @@ ARMS = {
     "kelip": Arm("kelip", lambda: emblems("train")),
     "kelip, English half": Arm("kelip", in_english, {"languages": ("en",)}),
     "clippo": Arm("clippo"),
+    "coca": Arm("coca"),
+    "groupvit": Arm("groupvit", scenes, {"groups": (8, 4)}),
+    "clip on scenes": Arm("clip", scenes),
 }
+SCENES = "emblem-scenes: 100 scenes of the test split"
 OBJECTS, CAPTIONS = (
     "emblem-objects: animals and food, held-out families",
     "emblems: animals and food, held-out families",
@@ -267,6 +311,11 @@ CLAIMS = {
                         "R@5", ("kelip", english_recall), ("kelip, English half", english_recall), CAPTIONS),
     "clippo": Claim("clippo", "one tower is within 5 points of two towers (retrieval; 5 points are added to its score)",
                     "R@1", ("clippo", r1), ("clip", r1), CAPTIONS, margin=0.05),
+    "coca": Claim("coca", "CoCa >= CLIP (zero-shot)", "top1", ("coca", zero_shot), ("clip", zero_shot), OBJECTS),
+    "coca-captions": Claim("coca", "a caption costs fewer nats a word with its own picture than with another one",
+                           "minus nats", ("coca", caption_nats), ("coca", caption_nats_of_others), CAPTIONS),
+    "groupvit": Claim("groupvit", "masks from class names: GroupViT's groups > CLIP's patch similarity (mean IoU)",
+                      "mIoU", ("groupvit", scene_iou), ("clip on scenes", scene_iou), SCENES),
 }  # fmt: skip
 
 

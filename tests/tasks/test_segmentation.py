@@ -138,6 +138,9 @@ def test_seen_and_unseen_by_hand():
     value = {k: v.value for k, v in score(matrix, told, resamples=5).metrics.items()}
     assert value["mIoU_seen"] == pytest.approx((1 + 0.5) / 2) and value["mIoU_unseen"] == pytest.approx(4 / 6)
     assert value["hIoU"] == pytest.approx(2 * 0.75 * (2 / 3) / (0.75 + 2 / 3))
+    assert (
+        "hIoU" not in score(matrix * torch.tensor([1, 1, 0])[:, None], told, resamples=5).metrics
+    )  # nothing unseen there
 
 
 def test_what_cannot_be_measured_is_refused(model):

@@ -183,3 +183,12 @@ def test_a_saved_system_refuses_another_model(tmp_path):
     (tmp_path / "learnt.safetensors").unlink()
     with pytest.raises(BadCheckpoint, match=r"expected config\.json and learnt\.safetensors"):
         load(tmp_path)
+
+
+def test_pictures_as_they_come_and_those_that_cannot_be_read(tmp_path):
+    data = squares()
+    system = quick(CoOp(context_length=2)).fit(tiny_model(cache=False), data.split("train"))
+    logits, errors = system.try_pictures([data[0].image, b"no picture", data[1].image])
+    assert [i for i, _ in errors] == [1] and logits[1].isnan().all()
+    expected = system.predict(data.subset([0, 1]))
+    assert torch.allclose(logits[[0, 2]], expected, atol=1e-4)

@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from emblema.cli.common import table
-from emblema.cli.pictures import _all_broken, _load, _pictures, _with_model
+from emblema.cli.pictures import _load, all_broken, pictures_in, with_model
 from emblema.core.errors import BadData
 
 
 def caption(arguments: list[str], as_json: bool) -> Any:
-    parser = _with_model("caption", "A sentence for each picture, by a model that was trained to write them (coca).")
+    parser = with_model("caption", "A sentence for each picture, by a model that was trained to write them (coca).")
     parser.add_argument("pictures", nargs="+", help="folders (searched with their subfolders) or files")
     parser.add_argument("--beams", type=int, default=4, help="captions followed at once; 1 takes the likeliest word")
     parser.add_argument("--page", help="write an HTML page with pictures and captions here")
     options = parser.parse_args(arguments)
     if options.beams < 1:
         raise BadData(f"--beams {options.beams}: at least one caption must be followed")
-    paths = _pictures(options.pictures)
+    paths = pictures_in(options.pictures)
     said, errors = _load(options).try_captions(paths, beams=options.beams)
     broken = dict(errors)
     found = [{"path": str(p), "caption": said[i], "error": broken.get(i)} for i, p in enumerate(paths)]
@@ -31,5 +31,5 @@ def caption(arguments: list[str], as_json: bool) -> Any:
 
         shown = [{"image": f["path"], "name": f["caption"]} for f in found[:500] if f["error"] is None]
         print(f"page: {page.write(Path(options.page), title='Captions', pictures=shown)}", file=sys.stderr)
-    _all_broken(paths, errors)
+    all_broken(paths, errors)
     return found

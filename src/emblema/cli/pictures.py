@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,21 +31,32 @@ def _load(options: Any) -> Any:
 def classify(arguments: list[str], as_json: bool) -> Any:
     parser = with_model("classify", "Which of the given words fits each picture.")
     parser.add_argument("pictures", nargs="+", help="folders (searched with their subfolders) or files")
-    parser.add_argument("--labels", required=True, help='"cat,dog,red car", or a text file with a label a line')
+    parser.add_argument(
+        "--labels", help='"cat,dog,red car", or a text file with a label a line; not for a fitted system'
+    )
     parser.add_argument("--templates", help='"a drawing of a {}.", or a text file with a template a line')
     parser.add_argument("--top", type=int, default=5, help="labels shown a picture")
     parser.add_argument("--page", help="write an HTML page with pictures and predictions here")
     options = parser.parse_args(arguments)
     from emblema.model import checked_labels
 
-    labels = checked_labels(words(options.labels))
-    templates = templates_of(options.templates)
     paths = pictures_in(options.pictures)
-    model = _load(options)
-    z_text = model.class_vectors(labels, templates)
-    z, errors = model.try_images(paths)
+    if _is_fitted(options.model):
+        from emblema.transfer.base import load
+
+        system = load(options.model)
+        labels, (logits, errors) = system.class_names_, system.try_pictures(paths)
+        said = logits.softmax(-1)
+    elif not options.labels:
+        raise BadData('say which words: --labels "cat,dog,red car"')
+    else:
+        labels, templates = checked_labels(words(options.labels)), templates_of(options.templates)
+        model = _load(options)
+        z_text = model.class_vectors(labels, templates)
+        z, errors = model.try_images(paths)
+        said = model.probabilities(z, z_text)
     broken = dict(errors)
-    probability, order = model.probabilities(z, z_text).sort(dim=-1, descending=True, stable=True)
+    probability, order = said.sort(dim=-1, descending=True, stable=True)
     found = [
         {
             "path": str(path),
@@ -77,6 +89,12 @@ def classify(arguments: list[str], as_json: bool) -> Any:
         print(f"page: {page.write(options.page, title='Classified', pictures=shown)}", file=sys.stderr)
     all_broken(paths, errors)
     return found
+
+
+def _is_fitted(model: str) -> bool:
+    """Is this the folder of a fitted transfer system?"""
+    about = Path(model) / "config.json"
+    return about.is_file() and json.loads(about.read_text(encoding="utf-8")).get("framework") == "transfer"
 
 
 def _best(labels: list[dict]) -> tuple[str, str]:

@@ -11,13 +11,14 @@ from typing import Any, ClassVar
 from emblema.core.errors import BadCheckpoint, UnknownName
 from emblema.encoders.backbone import BackboneConfig
 from emblema.encoders.bert import BertConfig
+from emblema.encoders.groupvit import GroupViTConfig
 from emblema.encoders.resnet import ResNetConfig
 from emblema.encoders.text import TextConfig
 from emblema.encoders.vit import ViTConfig
 from emblema.frameworks.vlm import VLM
 from emblema.objectives.logit_scale import LogitScale
 
-KINDS = {c.kind: c for c in (ViTConfig, ResNetConfig, BackboneConfig, TextConfig, BertConfig)}
+KINDS = {c.kind: c for c in (ViTConfig, GroupViTConfig, ResNetConfig, BackboneConfig, TextConfig, BertConfig)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,7 @@ class LogitScale(nn.Module):
         "zerovl": {"param": "constant", "init": 0.02},
         "siglip": {"param": "log", "init": 0.1},
         "unicl": {"param": "log", "init": math.exp(-1)},
+        "groupvit": {"param": "log", "init": 0.07, "maximum": 100.0, "bound_at": "forward"},
         "declip": {"param": "log", "init": math.exp(-3), "minimum": math.exp(3), "maximum": 100.0},
         "otter": {"param": "log", "init": math.exp(-3.9), "minimum": 1.0, "maximum": 100.0},
     }

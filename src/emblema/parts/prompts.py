@@ -74,8 +74,9 @@ class PromptedText(Borrowed):
             behind = names.insert_each(context[..., split:, :], names.length - 2)  # before the full stop
             prompted = behind.insert(context[..., :split, :], 1) if split else behind
         longest = int(prompted.length.max())  # type: ignore[union-attr]
-        if longest > self.vlm.text.context_length:
-            raise PromptTooLong(longest, self.vlm.text.context_length)
+        context_length = int(self.vlm.text.context_length)  # type: ignore[arg-type]
+        if longest > context_length:
+            raise PromptTooLong(longest, context_length)
         return prompted
 
     def forward(self, context: Tensor | None = None, edit: Edit | None = None) -> Tensor:
@@ -107,7 +108,7 @@ def embedded(vlm: VLM, texts: Sequence[str]) -> Tokens:
     ids = vlm.text.tokenize(list(texts))  # type: ignore[operator]
     if ids.cut:
         whole = vlm.text.tokenizer(list(texts), 1 << 20)  # type: ignore[operator]
-        raise PromptTooLong(int(whole.length.max()), vlm.text.context_length)
+        raise PromptTooLong(int(whole.length.max()), int(vlm.text.context_length))  # type: ignore[arg-type]
     with torch.no_grad():
         return vlm.text.embed(ids)
 

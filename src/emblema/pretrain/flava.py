@@ -52,7 +52,7 @@ class FLAVA(Pretrain):
             "visual codes are k-means of patch pixels, 512 of them (8192 of DALL-E's tokenizer, which does not ship)",
             "MIM and MLM read the pictures and the texts of the pairs: there are no further sets here; a batch without "
             "texts has MIM only, one without pictures MLM only",
-            "a wrong caption is another one of the batch, exchanged behind the text leg; one of equal words is right",
+            "a wrong caption is another one of the batch, exchanged behind the text leg; one that says the same fits",
             "the text vector is read at the end token and not at [CLS]: both read the whole text",
             "a batch without a real pair has zero terms; transformers then takes all pairs for real",
             "trained in one stage from random weights (unimodal stages first in the paper)",
@@ -98,7 +98,8 @@ class FLAVA(Pretrain):
 
     def begin(self, module: Learnt, data: Dataset) -> None:
         """Make the visual words from pictures spread over the data."""
-        chosen = [data[i * len(data) // self.pictures].image for i in range(self.pictures)][: max(len(data), 1)]
+        count = min(self.pictures, len(data))
+        chosen: list[Any] = [data[i * len(data) // count].image for i in range(count)]
         if any(source is None for source in chosen):
             raise BadData(f"{data.card.name} has records without a picture: visual words cannot be made from it")
         images, broken = load_batch(chosen, preprocess_of(module["vlm"]), threads=1)
@@ -121,12 +122,17 @@ class FLAVA(Pretrain):
 
         other, matched = self.partners(batch)
         other, matched = other.to(image.x.device), matched.to(image.x.device)
-        shown = changed(text, x=text.x[other], pool_at=text.pool_at[other], length=text.length[other])
+        shown = changed(
+            text,
+            x=text.x[other],
+            pool_at=text.pool_at[other],
+            length=None if text.length is None else text.length[other],
+        )
         joint = vlm.fuse(
             image.with_x(vlm.image.norm(image.x)), shown.with_x(vlm.text.norm(shown.x))
         )  # [B, 1 + L_i + L_t, width]
         kept = ~matched[:, None]  # only what really belongs together can help
-        first = image.first_patch
+        first = image.first_patch or 0
         fused_patches = joint.image_part[:, first : first + codes.shape[1]]
         terms["mmm_image"] = token_mean(
             fill_in(module["fused_patches"], fused_patches, codes.masked_fill(kept, IGNORE))
@@ -156,6 +162,7 @@ class FLAVA(Pretrain):
         """Transformed tokens of images with blocks hidden, and the codes of what was hidden [B, P]."""
         image = module["vlm"].image
         tokens = image.embed(batch.images)
+        assert tokens.grid is not None
         H, W = tokens.grid
         count, smallest = round(self.mask_image * H * W), max(round(H * W * 16 / 196), 1)
         seeds = (batch.noise("blocks", 1)[:, 0].double() * 2**24).long().tolist()

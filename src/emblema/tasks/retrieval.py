@@ -21,6 +21,7 @@ from emblema.tasks import metrics
 from emblema.tasks.base import Outcome, Task, column, columns
 from emblema.tasks.clips import vectors
 from emblema.tasks.statistics import Interval, Statistic, bootstrap, mean_of, median_of, over_seeds
+from emblema.tasks.token_wise import score_ranks, token_scores
 
 TIE = 1e-6  # similarities of unit vectors this close are equal: fp32 does not tell them apart
 POOLS = {"all": None, "1k": 1000, "5k": 5000}
@@ -82,6 +83,7 @@ class Retrieval(Task):
     merge: bool = True  # captions with the same words are one caption, right for all of their images
     language: str = ""  # of the captions: one of the data's, some ("de,ja"), or "all"; default: those it comes with
     index: str = ""  # an approximate index (extra: index) beside the exact ranking: "flat", "ivf" or "hnsw"
+    token_wise: bool = False  # late interaction of patches and words (FILIP) instead of one vector each
     resamples: int = 1000
 
     def run(self, model, data) -> Outcome:
@@ -106,23 +108,42 @@ class Retrieval(Task):
         texts = list(dict.fromkeys(t for _, t in flat)) if self.merge else [t for _, t in flat]
         number = {t: j for j, t in enumerate(texts)}
         pairs = torch.tensor([(i, number[t] if self.merge else j) for j, (i, t) in enumerate(flat)])
+        sizes = {"images": len(own), "captions": len(texts), "pairs": len(pairs)}
+        if self.token_wise:
+            return Outcome(metrics=self._by_tokens(model, data, texts, pairs), sizes=sizes)
         z_image, z_text = vectors(model, data), getattr(model, "text_features", model.embed_texts)(texts)
         found = score(z_image, z_text, pairs, self.pool, self.resamples)
         notes = []
         if self.index:
             found |= indexed(z_image, z_text, pairs, self.index, self.resamples)
             notes.append(f"index: faiss {self.index}; the other metrics are of the exact ranking")
-        sizes = {"images": len(z_image), "captions": len(texts), "pairs": len(pairs)}
         return Outcome(metrics=found, sizes=sizes, notes=notes)
 
+    def _by_tokens(self, model, data, texts: list[str], pairs: Tensor) -> dict[str, Interval]:
+        if self.pool != "all" or self.index:
+            raise BadData(
+                "token-wise similarity has no vectors to index or to deal into pools: take --pool all, no index"
+            )
+        s_image, s_text = token_scores(model, data, texts)
+        rank = lambda to_text, to_image, own: score_ranks(to_text, to_image, own, TIE)
+        return score(s_image, s_text.T, pairs, resamples=self.resamples, rank=rank)
+
     def variant(self) -> str:
-        return "-".join(part for part in (self.pool if self.pool != "all" else "", self.language) if part)
+        parts = (self.pool if self.pool != "all" else "", self.language, "token-wise" * self.token_wise)
+        return "-".join(part for part in parts if part)
 
     def options(self) -> dict:
-        return {"pool": self.pool, "merge": self.merge, "language": self.language, "index": self.index, "tie": TIE}
+        more = {"token_wise": True} if self.token_wise else {}
+        return {
+            "pool": self.pool,
+            "merge": self.merge,
+            "language": self.language,
+            "index": self.index,
+            "tie": TIE,
+        } | more
 
 
-def score(z_image, z_text, pairs, pool: str = "all", resamples: int = 1000) -> dict[str, Interval]:
+def score(z_image, z_text, pairs, pool: str = "all", resamples: int = 1000, rank=ranks) -> dict[str, Interval]:
     """All retrieval metrics with bootstrap intervals.
 
     Those of one direction resample its queries. `rsum` and `mean_recall` have both directions in them, so they resample
@@ -135,7 +156,7 @@ def score(z_image, z_text, pairs, pool: str = "all", resamples: int = 1000) -> d
         inside = pairs[place[pairs[:, 0]] >= 0]
         chosen, where = inside[:, 1].unique(return_inverse=True)
         own = torch.stack([place[inside[:, 0]], where], 1)
-        found = ranks(z_image[part], z_text[chosen], own)
+        found = rank(z_image[part], z_text[chosen], own)
         to_text.append(found[0])
         to_image.append(found[1])
         owners.append(own.unique(dim=0) + torch.tensor([images, texts]))

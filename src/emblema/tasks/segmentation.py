@@ -144,6 +144,8 @@ def score(matrices: Tensor, told: Vocabulary, background: bool = False, resample
         "class_accuracy": interval(lambda m: dense.class_accuracy(m).nanmean(-1)),
     }
     novel = told.novel
+    if novel is not None and not matrix.sum(1)[: len(novel)][novel].any():  # the images show nothing unseen
+        novel = None
     if novel is not None:
         if background:  # it is neither seen nor unseen
             novel = torch.cat([novel, torch.tensor([False])])

@@ -15,6 +15,7 @@ from emblema.core.errors import BadData
 from emblema.tasks.base import Outcome, Predictor, Task, labels_of
 from emblema.tasks.classification import scored
 from emblema.tasks.protocols import template_id
+from emblema.tasks.token_wise import TokenWise
 from emblema.tasks.wording import chosen_templates, scores_of, wording
 
 
@@ -29,6 +30,7 @@ class ZeroShot(Task):
     )
     templates: str = ""  # a template set, or a text file with a template a line; default: the data set's own
     search: int = 0  # choose at most so many of the templates, greedily, on the validation split; 0: use all
+    token_wise: bool = False  # late interaction of patches and words (FILIP) instead of one vector each
     resamples: int = 1000  # of the bootstrap
 
     @torch.inference_mode()
@@ -37,7 +39,8 @@ class ZeroShot(Task):
         steps = []
         if self.search:
             templates, steps = self._searched(model, data, val, templates)
-        outcome = scored(scores_of(model, data, templates), labels, data, self.resamples)
+        scores = TokenWise(model, templates).scores(data) if self.token_wise else scores_of(model, data, templates)
+        outcome = scored(scores, labels, data, self.resamples)
         outcome.sizes |= {"templates": len(templates)}
         if steps:
             outcome.tables["templates"] = [{"template": t, "validation_top1": a} for t, a in zip(templates, steps)]
@@ -58,10 +61,10 @@ class ZeroShot(Task):
         return ("val",) if self.search else ()
 
     def variant(self) -> str:
-        return "searched" if self.search else ""
+        return "-".join(["searched"] * bool(self.search) + ["token-wise"] * self.token_wise)
 
     def options(self) -> dict:
-        return {"search": self.search} if self.search else {}
+        return {k: v for k, v in {"search": self.search, "token_wise": self.token_wise}.items() if v}
 
     def template_set(self, model, data) -> str:
         return "" if isinstance(model, Predictor) else template_id(*wording(self.templates, data))

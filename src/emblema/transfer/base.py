@@ -16,10 +16,14 @@ from torch import Tensor, nn
 
 from emblema.core import find
 from emblema.core.batch import Dataset, Level
+from emblema.core.card import DatasetCard
 from emblema.core.errors import BadCheckpoint, BadData, ClosedClasses, NotFitted
 from emblema.core.method import Method, Optim
+from emblema.data.datasets import Records
+from emblema.data.pictures import open_picture
 from emblema.data.templates import templates_for
 from emblema.engine import seed
+from emblema.engine.encode import Errors
 from emblema.engine.features import weights_id
 from emblema.engine.inputs import Inputs
 from emblema.engine.optimise import Step, optimise
@@ -165,6 +169,21 @@ class Transfer(Method):
         self.module_  # noqa: B018
         return self._names
 
+    def try_pictures(self, sources: Sequence[Any]) -> tuple[Tensor, Errors]:
+        """Logits [N, C] of paths, bytes or PIL pictures; broken ones give rows of NaN and [(index, reason)]."""
+        card = DatasetCard(name="pictures", title="", task="classification")
+        logits, errors = torch.full((len(sources), len(self.class_names_)), torch.nan), []
+        for i, source in enumerate(sources):
+            try:
+                open_picture(source)
+            except BadData as error:
+                errors.append((i, str(error)))
+        good = [i for i in range(len(sources)) if i not in dict(errors)]
+        if good:
+            columns = {"key": [str(i) for i in good], "image": [sources[i] for i in good]}
+            logits[good] = self.predict(self.read(Records(card, columns, self.class_names_)))
+        return logits, errors
+
     def for_classes(self, class_names: Sequence[str], name: str = "") -> Self:
         """The fitted system for other class names (base-to-novel, cross-data). `name` is the data set of the templates.
 
@@ -214,7 +233,6 @@ class Transfer(Method):
             "format": "emblema",
             "framework": "transfer",
             "system": self.card.name,
-            "file": _source(type(self)),
             "fields": {f.name: _plain(getattr(self, f.name)) for f in fields(self)},
             "class_names": self._names,
             "templates": self.wording,
@@ -224,9 +242,10 @@ class Transfer(Method):
         (folder / "config.json").write_text(json.dumps(said, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def load(folder: Path | str, model: Model | VLM | str | None = None) -> Transfer:
+def load(folder: Path | str, model: Model | VLM | str | None = None, system: str = "") -> Transfer:
     """A fitted system from its folder. `model` is the VLM it was fitted on (default: found by its name).
 
+    `system` is the `.py` file of a system of your own: a folder never says which file of code to run.
     Raises `BadCheckpoint` when the weights are not those it was fitted on.
     """
     from safetensors.torch import load_file
@@ -237,26 +256,26 @@ def load(folder: Path | str, model: Model | VLM | str | None = None) -> Transfer
     if not (folder / "config.json").exists() or not (folder / "learnt.safetensors").exists():
         raise BadCheckpoint(f"{folder} holds no fitted system: expected config.json and learnt.safetensors in it")
     said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    cls = find.find("transfer", said["file"] or said["system"])
+    cls = find.find("transfer", system or said["system"])
     settings: dict[str, Any] = {k: _tuples(v) for k, v in said["fields"].items()}
     optim = Optim(**{k: _tuples(v) for k, v in settings.pop("optim").items()})
-    system: Transfer = cls(optim=optim, **settings)
+    fitted: Transfer = cls(optim=optim, **settings)
     if model is None or isinstance(model, str):
         model = load_model(model or said["model"]["name"])
-    system._model = model if isinstance(model, Model) else Model(model, preprocess_of(model))
-    found = weights_id(system._model.vlm)
+    fitted._model = model if isinstance(model, Model) else Model(model, preprocess_of(model))
+    found = weights_id(fitted._model.vlm)
     if found != said["model"]["weights"]:
         raise BadCheckpoint(
             f"{folder} was fitted on {said['model']['name']} with weights {said['model']['weights']}, got weights "
             f"{found}: give the same model"
         )
-    system._names, system._wording = list(said["class_names"]), tuple(said["templates"])
-    vars(system)["_facts"] = said.get("facts", {})  # what `build` needs to know of the data besides class names
-    with seed.forked(system.seed, "build"):
-        module = system.build(system._model.vlm, system._names)
+    fitted._names, fitted._wording = list(said["class_names"]), tuple(said["templates"])
+    vars(fitted)["_facts"] = said.get("facts", {})  # what `build` needs to know of the data besides class names
+    with seed.forked(fitted.seed, "build"):
+        module = fitted.build(fitted._model.vlm, fitted._names)
     restore(module, load_file(folder / "learnt.safetensors"))
-    system._module = module.eval()
-    return system
+    fitted._module = module.eval()
+    return fitted
 
 
 def restore(module: nn.Module, state: dict[str, Tensor]) -> None:
@@ -288,9 +307,3 @@ def _tuples(value: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-
-
-def _source(cls: type) -> str:
-    """The file of a system that is not part of the package; "" for ours and for entry points."""
-    module = __import__("sys").modules[cls.__module__]
-    return str(module.__file__) if cls.__module__.startswith("emblema_user_") else ""
