@@ -2,16 +2,22 @@
 
 What is known before a picture is seen: words (MiniLM, frozen, its vocabulary cut to the frequent pieces) and
 photographs (EfficientNet-Lite0, ImageNet). What is learnt is a vision transformer on the convolutional maps that puts
-drawings where their words are.
+drawings where their words are. Photographs are left to the untouched EfficientNet.
 
 1. Text. The tower is MiniLM itself: its sentence vectors are the joint space.
 2. Frozen stem. Maps of several views of each picture are computed once; the transformer learns from them.
 3. All of it. Stem and transformer are trained together on fresh views, at a lower rate.
+4. Photographs. Nothing is trained. Beside the tower stands EfficientNet as it was, reading the picture at 224 pixels
+   (the tower reads it at 112). A picture whose maps are unlike those of views of training drawings is placed by its
+   class names (ConSE): 0.9 of the answer at most, so that prompts in the tower always count. No photograph is used.
+   The vocabulary is then cut to letters and what the bundled texts and ImageNet's names need, so that all of it fits
+   into 25 MB. `--start FOLDER` does this stage, to a model that has the others behind it; the shipped model is one
+   without it, since what the stage does to drawings has not been measured yet.
 
 Two terms. *Words*: a picture finds its own caption among all captions of the training set (Eq. 2 against a bank, since
 the text tower is frozen). *ImageNet*: the picture also lies where the class names lie that EfficientNet gives
-it. That term was meant to keep what the stem knows of photographs (crops of backgrounds are the only ones used); the
-results say that it does not yet: drawings win.
+it. That term was meant to keep what the stem knows of photographs (crops of backgrounds are the only ones used); it
+did not: drawings won.
 
 Never seen: the held-out art families, the test and validation captions, all photographs of `emblem-photos`.
 `--clean` also leaves out every picture of a novel concept: that model measures recognition of unseen concepts.
@@ -21,9 +27,11 @@ Never seen: the held-out art families, the test and validation captions, all pho
 from __future__ import annotations
 
 import json
+import math
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -39,14 +47,16 @@ from emblema.data import catalog
 from emblema.data.build.packages import default_cache, unpacked
 from emblema.data.bundled import read_bundled
 from emblema.data.pictures import canvas
-from emblema.data.templates import fill, templates_for
+from emblema.data.templates import IMAGENET, fill, templates_for
 from emblema.encoders.backbone import BackboneConfig
 from emblema.encoders.bert import BertConfig
+from emblema.encoders.conse import STAGE, Conse, folded
 from emblema.encoders.tokenizers import TokenPolicy, TrainedTokenizer
 from emblema.encoders.vit import ViT, ViTConfig
 from emblema.engine import seed
 from emblema.engine.optimise import optimise
 from emblema.frameworks import checkpoint
+from emblema.frameworks.checkpoint import CANARY
 from emblema.frameworks.two_tower import TwoTower
 from emblema.frameworks.vlm import VLM, unit
 from emblema.objectives.logit_scale import LogitScale
@@ -73,6 +83,7 @@ class Recipe:
     """Settings; all were fixed before the test split was looked at."""
 
     out: Path = Path("src/emblema/models/default")
+    start: Path | None = None  # a model after stage 3: only stage 4 is done
     tower: Literal["vit", "conv"] = "vit"
     clean: bool = False  # leave out every picture of a novel concept
     views: int = 3  # stored views of each picture, stage 2
@@ -84,7 +95,8 @@ class Recipe:
     )
     imagenet: float = 0.5  # weight of the ImageNet term
     smoothing: float = 0.05
-    vocabulary: int = 14000
+    vocabulary: int = 14000  # while training
+    pictured: int = 4  # stage 4: pieces of training captions are kept if so many pictures have the caption
     random_seed: int = 0
 
 
@@ -100,6 +112,20 @@ def text_tower(vocabulary: int, keep: list[str]) -> tuple[BertConfig, dict[str, 
     weights = load_file(folder / "model.safetensors")
     described = json.loads((folder / "tokenizer.json").read_text())
     core = tokenizers.Tokenizer.from_str(json.dumps(described | {"truncation": None, "padding": None}))
+    core, rows = fewer(core, keep, vocabulary)
+    kept = core.get_vocab()
+    policy = TokenPolicy(start_id=kept["[CLS]"], end_id=kept["[SEP]"], pad_id=0, clean="spaces")
+    config = BertConfig(
+        vocab_size=len(kept), context_length=64, width=384, depth=6, heads=12, pool="mean", project=False
+    )
+    return config, _minilm_tensors(weights, rows, config), TrainedTokenizer(core, policy)
+
+
+def fewer(core, keep: list[str], vocabulary: int = 0):
+    """A word-piece tokenizer with letters and all that `keep` needs, then the most frequent; and the old ids of all."""
+    import tokenizers
+
+    described = json.loads(core.to_str())
     old: dict[str, int] = described["model"]["vocab"]  # ids are in order of frequency
     wanted = {t for e in core.encode_batch(keep) for t in e.tokens}
     letters = {w for w in old if len(w.removeprefix("##")) == 1 and w.removeprefix("##").isascii()}
@@ -111,12 +137,7 @@ def text_tower(vocabulary: int, keep: list[str]) -> tuple[BertConfig, dict[str, 
     kept = special + [w for w in ranked if w in chosen]
     described["model"]["vocab"] = {w: i for i, w in enumerate(kept)}
     described |= {"added_tokens": [], "truncation": None, "padding": None, "post_processor": None}
-    core = tokenizers.Tokenizer.from_str(json.dumps(described))
-    policy = TokenPolicy(start_id=kept.index("[CLS]"), end_id=kept.index("[SEP]"), pad_id=0, clean="spaces")
-    config = BertConfig(
-        vocab_size=len(kept), context_length=64, width=384, depth=6, heads=12, pool="mean", project=False
-    )
-    return config, _minilm_tensors(weights, [old[w] for w in kept], config), TrainedTokenizer(core, policy)
+    return tokenizers.Tokenizer.from_str(json.dumps(described)), [old[w] for w in kept]
 
 
 def _minilm_tensors(weights: dict[str, Tensor], rows: list[int], config: BertConfig) -> dict[str, Tensor]:
@@ -317,7 +338,7 @@ def store(recipe: Recipe, pictures: Pictures, image: nn.Module, teacher: Teacher
             x = image.normalise(pictures.views(rows, generator)).to(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16):
                 if isinstance(image, ViT):
-                    stages = image.stem.trunk(x)
+                    stages = image.stem.stages(x)
                     maps, place = image.stem.join(stages), teacher.place_of(stages[-1])
                 else:
                     maps = image.map(x).mean((2, 3))  # [B, 1280]
@@ -329,6 +350,79 @@ def store(recipe: Recipe, pictures: Pictures, image: nn.Module, teacher: Teacher
     return kept
 
 
+# -- 4. photographs ------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def meet_photographs(recipe: Recipe, vlm: VLM, config: TwoTower) -> tuple[VLM, TwoTower]:
+    """A frozen EfficientNet beside the tower, a gate fitted on drawings, and fewer words."""
+    from open_clip import IMAGENET_CLASSNAMES
+
+    names = unit(sum(embed(vlm, [t.format(n) for n in IMAGENET_CLASSNAMES]) for t in ("{}", "a photo of a {}.")))
+    tokenizer: TrainedTokenizer = vlm.text.tokenizer  # type: ignore[assignment]
+    texts = [tokenizer.clean(t) for t in texts_to_keep(recipe)]
+    core, rows = fewer(tokenizer.core, texts)
+    text = replace(config.text, vocab_size=len(rows))
+    config = replace(
+        config, image=replace(config.image, image_size=224, patch_size=32, shrink=2, knows=f"{LITE0}:1000"), text=text
+    )
+    larger = config.build().eval().requires_grad_(False)
+    larger.image.load_state_dict(vlm.image.state_dict(), strict=False)
+    known = vlm.text.state_dict()
+    larger.text.load_state_dict(known | {"words.weight": known["words.weight"][rows]})
+    larger.text.tokenizer = TrainedTokenizer(core, replace(tokenizer.policy, start_id=2, end_id=3))
+    larger.logit_scale.load_state_dict(vlm.logit_scale.state_dict())
+    conse: Conse = larger.image.conse  # type: ignore[assignment]
+    conse.net.load_state_dict(folded(Teacher(names).net).state_dict())
+    conse.names.copy_(names)
+    say(f"{len(rows)} word pieces; {LITE0} stands beside the tower")
+    know_drawings(recipe, larger.image)
+    return larger, config
+
+
+def texts_to_keep(recipe: Recipe) -> list[str]:
+    """Texts that are cut into the same pieces after stage 4 as before."""
+    from open_clip import IMAGENET_CLASSNAMES
+
+    texts = [*IMAGENET_CLASSNAMES, CANARY, *TEMPLATES, *IMAGENET]
+    for card in catalog.cards():
+        if card["name"] in catalog.GENERATED:
+            continue
+        data = catalog.load(card["name"])
+        texts += [*data.class_names, *templates_for(card["name"])]
+        if card["name"] in ("emblem-actions", "emblem-photos"):
+            texts += data.column("text")
+    for split in ("val", "test"):
+        data = catalog.load("emblems", split=split)
+        texts += data.column("text") + [t for more in data.column("texts") for t in more or ()]
+    count = Counter(catalog.load("emblems", split="train").column("text"))
+    return texts + [t for t, n in count.items() if n >= recipe.pictured]
+
+
+def know_drawings(recipe: Recipe, image: ViT) -> None:
+    """What do drawings look like: as views, whole, and hard-edged? All else is left to EfficientNet's class names."""
+    conse: Conse = image.conse  # type: ignore[assignment]
+    data = catalog.load("emblems", split="train")
+    generator = seed.generator(recipe.random_seed, "drawings")
+    data = data.where(novel=False) if recipe.clean else data
+    some = data.subset(torch.randperm(len(data), generator=generator)[:1200].tolist())
+    drawn, size = torch.stack([canvas(r.image, 64, "squash") for r in some]), image.image_size
+    plain = plain_view(drawn, 64)
+    found = []
+    for x in drawn.split(64):
+        found += [DRAWN(x, size, generator) for _ in range(3)]
+    for x in plain.split(64):
+        found += [plain_view(x, size), F.interpolate(x, (size, size), mode="nearest")]
+    usual = []
+    for x in found:
+        with torch.autocast("cpu", torch.bfloat16):
+            maps = conse.net.forward_intermediates(image.normalise(x), indices=[STAGE], intermediates_only=True)
+        usual.append(conse.strange.statistics(maps[0]))  # type: ignore[index]
+    conse.strange.fit(torch.cat(usual))
+    edge, slope = conse.strange.edge.tolist()
+    say(f"strange from d^2 = {math.exp(edge):.2f} on, slope {slope:.1f}")
+
+
 # -- the run -------------------------------------------------------------------------------------------------
 
 
@@ -336,6 +430,11 @@ def train(recipe: Recipe) -> VLM:
     from open_clip import IMAGENET_CLASSNAMES
 
     torch.manual_seed(recipe.random_seed)
+    if recipe.start:
+        done = checkpoint.load(recipe.start)
+        vlm, config = meet_photographs(recipe, done.vlm, done.config)  # type: ignore[arg-type]
+        keep_model(recipe, vlm, config, "photographs")
+        return vlm
     pictures = Pictures.load(recipe.clean)
     say(f"{len(pictures.drawn)} drawings, {len(pictures.captions)} captions, {len(pictures.real)} photo crops")
     templates = ["{}", *templates_for("emblems")][:6]
@@ -374,7 +473,8 @@ def train(recipe: Recipe) -> VLM:
 def keep_model(recipe: Recipe, vlm: VLM, config: TwoTower, stage: str) -> None:
     """Say how good it is on validation pictures, and save it."""
     validate(vlm.eval(), stage)
-    kept = Preprocess(size=IMAGE.image_size, mode="pad")
+    size = vlm.image.image_size  # type: ignore[attr-defined]
+    kept = Preprocess(size=size, mode="squash" if stage == "photographs" else "pad")  # as ImageNet's crops fill theirs
     checkpoint.save(recipe.out, vlm, config, kept, TEMPLATES, card_text(recipe, vlm, stage), weights="int8")
     say(f"saved {recipe.out}")
 
@@ -384,6 +484,10 @@ def card_text(recipe: Recipe, vlm: VLM, stage: str) -> str:
     count = {part: sum(p.numel() for p in getattr(vlm, part).parameters()) for part in ("image", "text")}
     about = (__doc__ or "").split("\n", 2)[2].strip()
     concepts = "without any picture of a novel concept" if recipe.clean else "all concepts"
+    subject, limits = "drawings, icons and emoji", "It is weak on photographs."
+    if stage == "photographs":
+        subject += " and photographs of what ImageNet names"
+        limits = "Prompts and other edits of tokens act fully on drawings and little on photographs."
     return f"""---
 library_name: emblema
 pipeline_tag: zero-shot-image-classification
@@ -391,8 +495,8 @@ license: cc-by-sa-4.0
 ---
 # {recipe.out.name}
 
-A two-tower vision-language model for drawings, icons and emoji: image tower {count["image"]:,}
-parameters at {IMAGE.image_size} px, text tower {count["text"]:,}. Weights are stored as int8 with a scale a row.
+A two-tower vision-language model for {subject}: image tower {count["image"]:,}
+parameters at {vlm.image.image_size} px, text tower {count["text"]:,}. Weights are stored as int8 with a scale a row.
 
 ```python
 import emblema
@@ -411,8 +515,9 @@ Settings: views {recipe.views}, frozen for {recipe.frozen.epochs} epochs at rate
 
 ## What it is for
 
-Trying every part of emblema offline; naming and searching drawings. English words. It is weak on photographs, has not
-been tested for fairness, and must not be used to judge people. Measured results: docs/results/default.md.
+Trying every part of emblema offline; naming and searching {subject}. English words; rare ones are read in pieces.
+{limits} It has not been tested for fairness, and must not be used to
+judge people. Measured results: docs/results/default.md.
 
 ## Licences
 
@@ -428,7 +533,7 @@ TEMPLATES = ["{}", "a photo of a {}.", "a picture of a {}.", "a drawing of a {}.
 def validate(vlm: VLM, stage: str) -> None:
     """Top-1 among all object classes on the validation pictures (training families, other pictures)."""
     data = catalog.load("emblem-objects", split="val")
-    x = plain_view(torch.stack([canvas(r.image, 64, "pad") for r in data]), IMAGE.image_size)
+    x = plain_view(torch.stack([canvas(r.image, 64, "pad") for r in data]), vlm.image.image_size)  # type: ignore[attr-defined]
     z = torch.cat([vlm.encode_image(part) for part in x.split(128)])
     texts = [embed(vlm, [fill(t, c) for c in data.class_names]) for t in templates_for("emblem-objects")]
     first = (z @ unit(torch.stack(texts).mean(0)).T).argmax(-1)

@@ -24,6 +24,7 @@ class Tokens:
     length: Tensor | None = None  # [B]  real tokens of each row (texts); None: all are real
     visible: Tensor | None = None  # [L, L] bool, True where row may read column; None: no extra rule
     shared: int = 0  # leading positions that are the same in all rows (a causal tower computes them once)
+    beside: Tensor | None = None  # [B, K]  goes round the layers to the end of the tower
 
     def __len__(self) -> int:
         return len(self.x)
@@ -99,7 +100,8 @@ class Tokens:
     def rows(self, start: int, stop: int) -> Tokens:
         """The rows start..stop."""
         length = None if self.length is None else self.length[start:stop]
-        return replace(self, x=self.x[start:stop], pool_at=self.pool_at[start:stop], length=length)
+        beside = None if self.beside is None else self.beside[start:stop]
+        return replace(self, x=self.x[start:stop], pool_at=self.pool_at[start:stop], length=length, beside=beside)
 
     def swap(self, prompt: Tensor, at: int | None) -> Tokens:
         """Overwrite the positions from `at` (None: the last ones) with `prompt` [n, D] or [B|1, n, D]."""

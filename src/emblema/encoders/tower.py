@@ -60,7 +60,11 @@ class Tower(nn.Module):
     def encode(self, raw: Any, edit: Edit | None = None) -> Tensor:
         """Raw input or its `Tokens` -> [B, dim], not normalised."""
         tokens = raw if isinstance(raw, Tokens) else self.embed(raw)
-        return self.project(self.pool(self.transform(tokens, edit)))
+        return self.finish(self.project(self.pool(self.transform(tokens, edit))), tokens)
+
+    def finish(self, z: Tensor, tokens: Tokens) -> Tensor:
+        """The projected vector [B, dim] -> the tower's answer: what went round the layers joins here."""
+        return z
 
     def dense(self, raw: Any, edit: Edit | None = None, values: bool = False) -> Tensor:
         """A feature for each place of the grid [B, H, W, dim], not normalised.
@@ -141,7 +145,7 @@ class Transformer(Tower):
         tokens = self.before(last, edit(last, tokens) if edit else tokens)
         block: Block = self.blocks[last]  # type: ignore[assignment]
         x = block.at(tokens.x, tokens.pool_at, self.mask(tokens))  # [B, width]: no other position is needed
-        return self.project(self.norm(x))
+        return self.finish(self.project(self.norm(x)), tokens)
 
     def attention_weights(self, i: int, tokens: Tokens) -> Tensor:
         """Attention probabilities of layer i for what enters it: [B, heads, L, L]."""

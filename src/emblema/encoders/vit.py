@@ -6,7 +6,7 @@ data), or the first stages of any timm backbone (a hybrid ViT).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from emblema.core.tokens import Edit, Tokens
 from emblema.encoders.block import Block, CrossAttention, LayerNorm, blocks
+from emblema.encoders.conse import Conse
 from emblema.encoders.tower import ImageTower, Transformer
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -38,6 +39,8 @@ class ViTConfig:
     pool: str = "cls"  # "cls", "mean", "map": attention pooling with a learned query (SigLIP), or "cascade" (CoCa)
     queries: int = 256  # of the first pooler of "cascade"
     stem: str = "patch"  # "patch", "conv", or "timm:NAME:STAGE+STAGE"
+    shrink: int = 1  # the stem sees images so many times smaller
+    knows: str = ""  # "NAME:CLASSES": timm's classifier that places images unlike the training images by name
     patch_bias: bool = False
     project: bool = True  # False: the pooled width is the joint space (SigLIP)
     mean: tuple[float, ...] = CLIP_MEAN
@@ -61,6 +64,7 @@ class ViT(Transformer, ImageTower):
         side = config.image_size // config.patch_size
         self.patch_drop = 0.0  # share of patches hidden while training; set by the training loop
         self.stem = _stem(config)
+        self.conse = Conse(config.knows, dim) if config.knows else None
         self.class_token = nn.Parameter(torch.randn(config.width) * config.width**-0.5) if config.class_token else None
         self.positions = nn.Parameter(torch.randn(side * side + config.class_token, config.width) * config.width**-0.5)
         self.norm_before = LayerNorm(config.width, eps=config.eps) if config.norm_before else nn.Identity()
@@ -78,7 +82,10 @@ class ViT(Transformer, ImageTower):
                 self.map = Cascade(config.width, config.heads, config.queries, config.eps)
 
     def embed(self, raw: Tensor) -> Tokens:
-        return self.from_patches(self.stem(self.normalise(raw)))
+        images = self.normalise(raw)
+        small = images if self.config.shrink == 1 else F.avg_pool2d(images, self.config.shrink)
+        tokens = self.from_patches(self.stem(small))
+        return tokens if self.conse is None else replace(tokens, beside=self.conse(images))
 
     def from_patches(self, patches: Tensor) -> Tokens:
         """What the stem gives [B, width, H, W] -> tokens before layer 0."""
@@ -118,6 +125,9 @@ class ViT(Transformer, ImageTower):
         if self.map is None:
             return super().pool(tokens)
         return self.map(self.norm(tokens.x))
+
+    def finish(self, z: Tensor, tokens: Tokens) -> Tensor:
+        return z if tokens.beside is None or self.conse is None else self.conse.mix(z, tokens.beside)
 
     def project(self, x: Tensor) -> Tensor:
         return x if self.projection is None else x @ self.projection.to(x.dtype)
@@ -230,10 +240,11 @@ class PatchStem(nn.Module):
 
 
 def _stem(config: ViTConfig) -> nn.Module:
+    patch = config.patch_size // config.shrink
     if config.stem == "patch":
-        return PatchStem(config.patch_size, config.width, config.patch_bias)
+        return PatchStem(patch, config.width, config.patch_bias)
     if config.stem == "conv":
-        return ConvStem(config.patch_size, config.width)
+        return ConvStem(patch, config.width)
     if config.stem.startswith("timm:"):
         return BackboneStem(config)
     raise ValueError(f'unknown stem {config.stem!r}: use "patch", "conv" or "timm:NAME:STAGE"')
@@ -267,8 +278,8 @@ class BackboneStem(nn.Module):
         indices = tuple(int(s) for s in stages.split("+"))
         self.trunk = timm.create_model(name, pretrained=False, features_only=True, out_indices=indices)
         features = self.trunk.feature_info.get_dicts()  # type: ignore[union-attr, operator]
-        if features[0]["reduction"] != config.patch_size:
-            raise ValueError(f"{config.stem} begins at 1/{features[0]['reduction']}: set patch_size to that")
+        if features[0]["reduction"] * config.shrink != config.patch_size:
+            raise ValueError(f"{config.stem} begins at 1/{features[0]['reduction']}: set patch_size / shrink to that")
         place = features[-1]["module"]
         if place.startswith("blocks.") and hasattr(self.trunk, "blocks"):  # timm keeps the later stages here
             self.trunk.blocks = self.trunk.blocks[: int(place.split(".")[1]) + 1]  # type: ignore[index]

@@ -55,7 +55,7 @@ class Encoder:
 
         `stage`: "joint" {"pooled": [N, D] unit, "norm": [N]}; "hidden" {"hidden": [N, width]}, before the projection;
         "patches" {"patches": [N, H, W, D] unit}; "values" {"values": the same by the value path};
-        "embedded" {"tokens": [N, L, width]}.
+        "embedded" {"tokens": [N, L, width]}, and {"beside": [N, K]} of a tower that has it.
         """
         parts: dict[str, Tensor] = {}
         errors: Errors = []
@@ -90,7 +90,8 @@ class Encoder:
         elif stage == "values":
             out = {"values": unit(tower.dense(raw, values=True))}
         elif stage == "embedded":
-            out = {"tokens": tower.embed(raw).x}
+            tokens = tower.embed(raw)
+            out = {"tokens": tokens.x} if tokens.beside is None else {"tokens": tokens.x, "beside": tokens.beside}
         else:
             raise ValueError(f'unknown stage {stage!r}: use "joint", "hidden", "patches", "values" or "embedded"')
         return {name: rows.float().cpu() for name, rows in out.items()}

@@ -96,7 +96,7 @@ class Inputs:
         if self.live and "pixels" not in STAGES[self.level]:
             del arrays["pixels"]
         if "tokens" in arrays:
-            arrays["tokens"] = _as_tokens(self.encoder, arrays["tokens"])  # type: ignore[assignment]
+            arrays["tokens"] = _as_tokens(self.encoder, arrays["tokens"], arrays.pop("beside", None))  # type: ignore[assignment]
         x = ImageInput(reads=self.level, reader=self.reader, **arrays)  # type: ignore[arg-type]
         targets = {name: values[rows] for name, values in self.targets.items()} | {"index": rows}
         keys = [self.keys[i] for i in rows.tolist()]
@@ -187,10 +187,10 @@ def _labels(data: Dataset) -> tuple[Tensor, dict[str, Tensor]]:
     return torch.tensor([-1 if label is None else label for label in found], dtype=torch.long), {}
 
 
-def _as_tokens(encoder: Encoder, x: Tensor) -> Tokens:
+def _as_tokens(encoder: Encoder, x: Tensor, beside: Tensor | None) -> Tokens:
     """Stored embeddings [B, L, width] with their positions known again."""
     tower = encoder.vlm.image
     blank = torch.zeros(1, 3, encoder.preprocess.size, encoder.preprocess.size, dtype=torch.uint8, device=x.device)
     with torch.no_grad():
         one = tower.embed(blank)
-    return replace(one, x=x, pool_at=one.pool_at.expand(len(x)))
+    return replace(one, x=x, pool_at=one.pool_at.expand(len(x)), beside=beside)
