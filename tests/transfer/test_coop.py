@@ -32,7 +32,7 @@ def test_learns_what_the_words_do_not_say():
 def test_one_shot_wherever_the_name_stands(layout, each):
     model, data = tiny_model(cache=False, precision="fp32"), few_shot(squares().split("train"), 1, seed=1)
     losses, system = [], CoOp(context_length=4, layout=layout, each=each)
-    system.optim.__dict__.update(lr=0.3, epochs=20.0, precision="fp32")
+    system.optim.__dict__.update(algorithm="adam", lr=0.01, epochs=20.0, precision="fp32")
     system.fit(model, data, on_step=lambda step: losses.append(step.loss))
     assert len(data) == 4 and len(losses) == 20  # one batch an epoch, smaller than asked for
     assert losses[-1] < losses[0] and system.module_.prompt.context.shape[:-1] == ((4, 4) if each else (4,))

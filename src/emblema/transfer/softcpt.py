@@ -34,7 +34,7 @@ class SoftCPT(Transfer):
         section="6.3.1 text prompt",
         equation="L = CE over the task's own classes of s z . t(V_k, name_c),  V_k = reshape(P g(U, name of task k))",
         reads=Level.POOLED,
-        claim="with few shots, SoftCPT on all tasks together is more accurate than with no tasks told apart",
+        claim="with few shots, asked task by task, SoftCPT on all tasks is more accurate than CoOp on each task",
         oracle="P with V_k = V: CoOp with V; the loss against a loop over tasks",
         deviations=(
             "tasks are a column of one data set (emblem-objects: its groups), officially data sets",
