@@ -325,8 +325,8 @@ CLAIMS = {
 def scores_of(name: str, wanted: set[Callable[[VLM], float]], seed: int, folder: Path, steps: int) -> dict[str, Any]:
     """Train an arm, unless its scores are in the folder: {score: value, "seconds", "parameters"}."""
     arm = ARMS[name]
-    settings = f"{arm} {ARCHITECTURES['claims']} {OPTIM} {GROUPS} {TEMPLATES} {steps}"
-    mark = f"{zlib.crc32(settings.split(' at 0x')[0].encode()):08x}"
+    settings = f"{arm.system} {arm.fields} {arm.view} {ARCHITECTURES['claims']} {OPTIM} {GROUPS} {TEMPLATES} {steps}"
+    mark = f"{zlib.crc32(settings.encode()):08x}"
     path = folder / f"{name.replace(' ', '-').replace(',', '')}-{seed}-{mark}.json"
     if path.exists():
         return json.loads(path.read_text())
