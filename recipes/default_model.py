@@ -50,11 +50,12 @@ from emblema.data.pictures import canvas
 from emblema.data.templates import IMAGENET, fill, templates_for
 from emblema.encoders.backbone import BackboneConfig
 from emblema.encoders.bert import BertConfig
-from emblema.encoders.conse import STAGE, Conse, folded
+from emblema.encoders.conse import Conse, folded
 from emblema.encoders.tokenizers import TokenPolicy, TrainedTokenizer
 from emblema.encoders.vit import ViT, ViTConfig
 from emblema.engine import seed
 from emblema.engine.optimise import optimise
+from emblema.engine.precision import autocast
 from emblema.frameworks import checkpoint
 from emblema.frameworks.checkpoint import CANARY
 from emblema.frameworks.two_tower import TwoTower
@@ -171,7 +172,7 @@ def embed(vlm: VLM, texts: list[str], chunk: int = 512) -> Tensor:
     """[N, D] unit; texts of like length together."""
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     z = torch.empty(len(texts), vlm.dim)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast("auto"):
         for i in range(0, len(order), chunk):
             rows = order[i : i + chunk]
             z[rows] = vlm.encode_text([texts[r] for r in rows])
@@ -248,7 +249,7 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def place(self, images: Tensor) -> Tensor:
         """Normalised images -> unit mean of the class names, weighted by their probabilities [B, D]"""
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("auto"):
             logits = self.net(images.to(memory_format=torch.channels_last))
         return self.named(logits)
 
@@ -336,7 +337,7 @@ def store(recipe: Recipe, pictures: Pictures, image: nn.Module, teacher: Teacher
         parts: dict[str, list[Tensor]] = {"maps": [], "place": []}
         for rows in torch.arange(len(pictures.labels)).split(128):
             x = image.normalise(pictures.views(rows, generator)).to(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast("auto"):
                 if isinstance(image, ViT):
                     stages = image.stem.stages(x)
                     maps, place = image.stem.join(stages), teacher.place_of(stages[-1])
@@ -415,9 +416,8 @@ def know_drawings(recipe: Recipe, image: ViT) -> None:
         found += [plain_view(x, size), F.interpolate(x, (size, size), mode="nearest")]
     usual = []
     for x in found:
-        with torch.autocast("cpu", torch.bfloat16):
-            maps = conse.net.forward_intermediates(image.normalise(x), indices=[STAGE], intermediates_only=True)
-        usual.append(conse.strange.statistics(maps[0]))  # type: ignore[index]
+        with autocast("auto"):
+            usual.append(conse.strange.statistics(conse.maps(image.normalise(x))))
     conse.strange.fit(torch.cat(usual))
     edge, slope = conse.strange.edge.tolist()
     say(f"strange from d^2 = {math.exp(edge):.2f} on, slope {slope:.1f}")

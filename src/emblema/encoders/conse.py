@@ -36,9 +36,15 @@ class Conse(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images [B, 3, H, W] -> where their names lie, and the log odds of being strange [B, D + 1]"""
+        images = images.to(memory_format=torch.channels_last)  # depthwise convolutions are several times faster so
         last, maps = self.net.forward_intermediates(images, indices=[STAGE])  # type: ignore[operator]
         named = self.named(self.net.forward_head(last))  # type: ignore[operator]
         return torch.cat([named, self.strange(maps[0])[:, None]], 1)
+
+    def maps(self, images: Tensor) -> Tensor:
+        """The maps that say how strange an image is: normalised [B, 3, H, W] -> [B, C, h, w]"""
+        images = images.to(memory_format=torch.channels_last)
+        return self.net.forward_intermediates(images, indices=[STAGE], intermediates_only=True)[0]  # type: ignore[operator]
 
     def named(self, logits: Tensor) -> Tensor:
         """Mean vector of the likeliest classes [B, C] -> [B, D] unit"""

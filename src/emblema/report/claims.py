@@ -190,10 +190,11 @@ def claims_table(lines: Sequence[Line], root: str = "../methods/") -> str:
                 ", ".join(shown),
                 f"{one['metric']}, {len(one['seeds'])} seeds x {len(one['data'])} sets",
                 f"{one['protocol']['name']} `{one['protocol']['hash']}`",
+                f"{one['model']} `{one['weights']}`",
             ]
         )
-    head = ["system", "claim", "verdict", "difference [95 %]", "p", "arms", "of", "protocol"]
-    return tables.markdown(head, rows, "lllrrlll")
+    head = ["system", "claim", "verdict", "difference [95 %]", "p", "arms", "of", "protocol", "model, weights"]
+    return tables.markdown(head, rows, "lllrrllll")
 
 
 def _mean(arm: Scores, metric: str) -> str:
