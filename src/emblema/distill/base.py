@@ -72,8 +72,13 @@ class Distill(Method):
         raise NotImplementedError(f"{type(self).__name__} must define losses()")
 
     def text(self, teacher: VLM, class_names: Sequence[str]) -> Tensor:
-        """The teacher's class vectors, averaged over the templates: [C, D] unit."""
-        return hand_written(teacher, class_names, self.wording)
+        """The teacher's class vectors, averaged over the templates: [C, D] unit. They are kept."""
+        kept = vars(self).setdefault("_texts", {})
+        asked = (id(teacher), tuple(class_names), self.wording)
+        if asked not in kept:
+            with torch.no_grad():
+                kept[asked] = hand_written(teacher, class_names, self.wording)
+        return kept[asked]
 
     @property
     def wording(self) -> tuple[str, ...]:
@@ -90,6 +95,7 @@ class Distill(Method):
         """Learn a student from pictures. Returns self."""
         self._model = teacher if isinstance(teacher, Model) else Model(teacher, preprocess_of(teacher))
         self._names, self._wording = checked_labels(data.class_names), tuple(templates_for(data.card.name))
+        vars(self)["_texts"] = {}
         novel = data.novel_classes() if hasattr(data, "novel_classes") else []  # type: ignore[attr-defined]
         vars(self)["_facts"] = {"novel": [name for name in self._names if name in novel]}
         with seed.forked(self.seed, "build"):
