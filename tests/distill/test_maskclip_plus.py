@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from emblema.core.errors import BadData
 from emblema.data.datasets import Records
 from emblema.distill.base import student_recipe
-from emblema.distill.maskclip_plus import MaskCLIPPlus, ground_truth, pseudo_labels
+from emblema.distill.maskclip_plus import MaskCLIPPlus, pseudo_labels
 from emblema.engine.dense import DenseFeatures
 from emblema.parts.dense import places
 from emblema.testing import tiny_model
@@ -51,7 +51,7 @@ def test_all_pixels_annotated_is_plain_cross_entropy(teacher):
     (loss,) = system.losses(system.module_, batch).values()
     text, features = system.module_.text, system.module_.features(batch.images)
     logits = torch.einsum("bdhw,cd->bchw", features, text)
-    torch.testing.assert_close(loss, F.cross_entropy(logits, ground_truth(batch, (16, 16))))
+    torch.testing.assert_close(loss, F.cross_entropy(logits, system.truth(batch, (16, 16))))
 
 
 def test_in_the_end_the_student_teaches_itself(teacher):

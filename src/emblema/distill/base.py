@@ -267,6 +267,13 @@ class Segmenting(Distill):
         where the last plane is "none of them"."""
         raise NotImplementedError(f"{type(self).__name__} must define maps()")
 
+    def truth(self, batch: Batch, size: Sequence[int]) -> Tensor:
+        """Label maps of a batch, 255 where nothing is known, each place as the nearest pixel: long [B, h, w]"""
+        if batch.masks is None:
+            raise BadData(f"{self.card.name} learns from label maps with these settings: give data with masks")
+        labels = torch.stack([mask.labels for mask in batch.masks])[:, None].double()
+        return F.interpolate(labels, list(size), mode="nearest-exact")[:, 0].long()
+
     def segment(self, images: Sequence[Any], labels: Sequence[str]) -> Iterator[Tensor]:
         """[C, h, w] or [C + 1, h, w] of each RGB picture."""
         student, text = self.module_, self.text(self._model.vlm, checked_labels(labels))

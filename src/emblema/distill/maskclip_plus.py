@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +62,7 @@ class MaskCLIPPlus(Segmenting):
         guided = self.guided if self.guided is not None else (0.1 if self.mode == "zero-shot" else 1.0)
         labels = batch.targets["labels"] if batch.progress < guided or guided == 1 else logits.detach().argmax(1)
         if self.mode == "zero-shot":
-            true = ground_truth(batch, labels.shape[-2:])
+            true = self.truth(batch, labels.shape[-2:])
             labels = torch.where(true == NOTHING, labels, true)
         if (labels == NOTHING).all():
             return {"pseudo": logits.sum() * 0}
@@ -96,11 +95,3 @@ def pseudo_labels(cosine: Tensor, scale: float, classes: int, denoise: float = 0
     absent[absent.all(1)] = False  # where nothing is sure, all may be
     labels = cosine.masked_fill(absent[:, :, None, None], -torch.inf).argmax(1)
     return labels.masked_fill(labels >= classes, NOTHING).to(torch.uint8)
-
-
-def ground_truth(batch: Any, size: tuple[int, int]) -> Tensor:
-    """Label maps of a batch at the student's grid: [B, h, w]"""
-    if batch.masks is None:
-        raise BadData('maskclip_plus in the mode "zero-shot" learns from label maps too: give data with masks')
-    labels = torch.stack([mask.labels for mask in batch.masks])[:, None].double()
-    return F.interpolate(labels, size, mode="nearest-exact")[:, 0].long()
