@@ -14,7 +14,7 @@ from emblema.core import find
 from emblema.core.batch import Level
 from emblema.testing import check_method
 
-CARDS = [card for family in ("pretrain", "transfer") for card in find.cards(family)]
+CARDS = [card for family in ("pretrain", "transfer", "distill") for card in find.cards(family)]
 PACKAGE = Path(emblema.__file__).parent
 
 MINE = '''

@@ -94,3 +94,10 @@ def test_layer_norm_keeps_the_dtype_and_counts_in_fp32(x):
 def test_heads_must_divide_the_width():
     with pytest.raises(ValueError, match="multiple of 3 heads"):
         Attention(8, 3)
+
+
+def test_what_the_attention_reads_is_the_normed_input(x):
+    block = Block(x.shape[-1], 2)
+    assert block.reading(x, block.norm1(x)).equal(block(x))
+    with pytest.raises(ValueError, match="post-norm"):
+        Block(x.shape[-1], 2, post_norm=True).reading(x, x)

@@ -19,6 +19,7 @@ from emblema.cli.bench import bench
 from emblema.cli.caption import caption
 from emblema.cli.common import Fails
 from emblema.cli.dense import detect, segment
+from emblema.cli.distill import distill
 from emblema.cli.look import data, list_, show
 from emblema.cli.pictures import classify, search
 from emblema.cli.runs import evaluate, plan, pretrain, report
@@ -40,6 +41,7 @@ systems of the survey
   show NAME                                      card, equation, settings, command
   pretrain SYSTEM --data emblems --out runs/x    SYSTEM is a name or a path to your own .py file
   transfer SYSTEM --data FOLDER --shots 16       adapt to labelled pictures; SYSTEM may be all, a family, or a,b,c
+  distill SYSTEM --data emblem-scenes --out RUN  a segmenter or detector learns from a model; then --model RUN
   plan pretrain SYSTEM --batch 32768             parameters and memory before a run
 
 measuring
@@ -58,6 +60,7 @@ VERBS = {
     "data": data,
     "pretrain": pretrain,
     "transfer": transfer,
+    "distill": distill,
     "evaluate": evaluate,
     "classify": classify,
     "search": search,

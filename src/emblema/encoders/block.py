@@ -139,7 +139,14 @@ class Block(nn.Module):
         if self.post_norm:
             x = self.norm1(x + self.attention(x, mask))
             return self.norm2(x + self.mlp(x))
-        x = x + self.attention(self.norm1(x), mask)
+        return self.reading(x, self.norm1(x), mask)
+
+    def reading(self, x: Tensor, normed: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What `forward` gives for x where its attention reads `normed` in place of norm1(x): for gradients by what a
+        pre-norm block reads. [B, L, D]"""
+        if self.post_norm:
+            raise ValueError("a post-norm block reads x itself: take the gradient by x")
+        x = x + self.attention(normed, mask)
         return x + self.mlp(self.norm2(x))
 
     def at(self, x: Tensor, position: Tensor, mask: Tensor | None = None) -> Tensor:

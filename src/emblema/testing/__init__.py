@@ -92,6 +92,10 @@ def check_method(cls: type[Method]) -> None:
         from emblema.testing.transfer import check_transfer
 
         return check_transfer(cls)
+    if _family(method) == "Distill":
+        from emblema.testing.distill import check_distill
+
+        return check_distill(cls)
     module = _built(method)
     batch = tiny_batch(views=getattr(method, "views", 0) or 2, pixels=_pixels(module))
     first = _check_losses(method, module, batch, card.name)
