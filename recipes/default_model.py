@@ -11,8 +11,8 @@ drawings where their words are. Photographs are left to the untouched EfficientN
    (the tower reads it at 112). A picture whose maps are unlike those of views of training drawings is placed by its
    class names (ConSE): 0.9 of the answer at most, so that prompts in the tower always count. No photograph is used.
    The vocabulary is then cut to letters and what the bundled texts and ImageNet's names need, so that all of it fits
-   into 25 MB. `--start FOLDER` does this stage, to a model that has the others behind it; the shipped model is one
-   without it, since what the stage does to drawings has not been measured yet.
+   into 25 MB. `--start FOLDER` does this stage alone, to a model that has the others behind it: the shipped model was
+   made in these two steps.
 
 Two terms. *Words*: a picture finds its own caption among all captions of the training set (Eq. 2 against a bank, since
 the text tower is frozen). *ImageNet*: the picture also lies where the class names lie that EfficientNet gives
@@ -85,6 +85,7 @@ class Recipe:
 
     out: Path = Path("src/emblema/models/default")
     start: Path | None = None  # a model after stage 3: only stage 4 is done
+    photographs: bool = True  # stage 4, of the vision transformer
     tower: Literal["vit", "conv"] = "vit"
     clean: bool = False  # leave out every picture of a novel concept
     views: int = 3  # stored views of each picture, stage 2
@@ -431,10 +432,7 @@ def train(recipe: Recipe) -> VLM:
 
     torch.manual_seed(recipe.random_seed)
     if recipe.start:
-        done = checkpoint.load(recipe.start)
-        vlm, config = meet_photographs(recipe, done.vlm, done.config)  # type: ignore[arg-type]
-        keep_model(recipe, vlm, config, "photographs")
-        return vlm
+        return with_photographs(recipe, recipe.start)
     pictures = Pictures.load(recipe.clean)
     say(f"{len(pictures.drawn)} drawings, {len(pictures.captions)} captions, {len(pictures.real)} photo crops")
     templates = ["{}", *templates_for("emblems")][:6]
@@ -467,6 +465,14 @@ def train(recipe: Recipe) -> VLM:
         batches = fresh_batches(recipe, pictures, image, teacher)
         optimise(method, module, batches, recipe.whole, total_steps=total, on_step=log)
         keep_model(recipe, vlm, config, "all of it")
+    return with_photographs(recipe, recipe.out) if recipe.photographs and recipe.tower == "vit" else vlm
+
+
+def with_photographs(recipe: Recipe, start: Path) -> VLM:
+    """Stage 4, to the model in `start`."""
+    done = checkpoint.load(start)
+    vlm, config = meet_photographs(recipe, done.vlm, done.config)  # type: ignore[arg-type]
+    keep_model(recipe, vlm, config, "photographs")
     return vlm
 
 
