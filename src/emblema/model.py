@@ -50,7 +50,7 @@ def load(name_or_path: str | Path = "default", device: str = "auto", precision: 
 
 
 def load_any(name_or_path: str | Path = "default", *, system: str = "", **options: Any) -> Any:
-    """A model, or the student that a folder holds: what `--model` takes.
+    """A model, or the student or fitted transfer system that a folder holds: what `--model` takes.
 
     A student's folder has a `config.json` with {"kind": "student", "system": NAME}; the rest is the system's own: the
     class of that name in `distill` has `load(folder)`, which gives a `Segmenter`, a `Detector` or both
@@ -59,6 +59,8 @@ def load_any(name_or_path: str | Path = "default", *, system: str = "", **option
     """
     about = Path(name_or_path) / "config.json"
     described = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
+    if described.get("framework") == "transfer":
+        return find("transfer", system or described["system"]).load(Path(name_or_path))  # type: ignore[attr-defined]
     if described.get("kind") != "student":
         if system:
             raise BadData(f"{name_or_path} holds no student: --system is for folders that `emblema distill` wrote")

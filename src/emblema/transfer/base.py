@@ -241,11 +241,16 @@ class Transfer(Method):
         }
         (folder / "config.json").write_text(json.dumps(said, indent=1, ensure_ascii=False), encoding="utf-8")
 
+    @classmethod
+    def load(cls, folder: Path | str, model: Model | VLM | str | None = None) -> Transfer:
+        """A fitted system of this class from its folder: see `load`."""
+        return load(folder, model, cls)
 
-def load(folder: Path | str, model: Model | VLM | str | None = None, system: str = "") -> Transfer:
+
+def load(folder: Path | str, model: Model | VLM | str | None = None, system: str | type = "") -> Transfer:
     """A fitted system from its folder. `model` is the VLM it was fitted on (default: found by its name).
 
-    `system` is the `.py` file of a system of your own: a folder never says which file of code to run.
+    `system` is the class, or the `.py` file, of a system of your own: a folder never says which file of code to run.
     Raises `BadCheckpoint` when the weights are not those it was fitted on.
     """
     from safetensors.torch import load_file
@@ -256,7 +261,7 @@ def load(folder: Path | str, model: Model | VLM | str | None = None, system: str
     if not (folder / "config.json").exists() or not (folder / "learnt.safetensors").exists():
         raise BadCheckpoint(f"{folder} holds no fitted system: expected config.json and learnt.safetensors in it")
     said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    cls = find.find("transfer", system or said["system"])
+    cls = system if isinstance(system, type) else find.find("transfer", system or said["system"])
     settings: dict[str, Any] = {k: _tuples(v) for k, v in said["fields"].items()}
     optim = Optim(**{k: _tuples(v) for k, v in settings.pop("optim").items()})
     fitted: Transfer = cls(optim=optim, **settings)
