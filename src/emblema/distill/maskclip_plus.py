@@ -51,6 +51,7 @@ class MaskCLIPPlus(Segmenting):
         return Student(segmenter(teacher, self.width, self.body), self.text(teacher, class_names))
 
     def targets(self, teacher, batch):
+        assert batch.images is not None
         names = self._names
         words = [*names, *(w for w in self.backgrounds if w not in names)]
         cosine = places(teacher, batch.images, self.features, self.enlarge) @ self.text(teacher, words).T

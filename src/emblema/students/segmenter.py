@@ -65,9 +65,9 @@ class Copied(nn.Module):
         super().__init__()
         import timm
 
-        stem: Any = vlm.image.stem
-        deepest = max(int(s) for s in vlm.image.config.stem.split(":")[2].split("+"))  # type: ignore[union-attr]
-        name = vlm.image.config.stem.split(":")[1]  # type: ignore[union-attr]
+        tower: Any = vlm.image
+        stem, (_, name, joined) = tower.stem, tower.config.stem.split(":")
+        deepest = max(int(s) for s in joined.split("+"))
         self.trunk = timm.create_model(
             name, pretrained=False, features_only=True, out_indices=tuple(range(1, deepest + 1))
         )
