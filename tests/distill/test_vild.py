@@ -95,3 +95,17 @@ def test_what_it_cannot_learn_from_is_told(teacher):
         fitted(teacher, bare)
     with pytest.raises(BadData, match="a weight is"):
         fitted(teacher, data, image_weight=-1.0)
+
+
+def test_what_is_distilled_are_all_proposals_and_the_student_comes_nearer(teacher):
+    data, terms = placed_squares(8), []
+    optim = student_recipe(steps=25, batch_size=8, precision="fp32")
+    ViLD(image_size=64, optim=optim).fit(teacher, data, on_step=lambda step: terms.append(step.losses["image"]))
+    assert terms[-1] < 0.7 * terms[0]
+
+
+def test_words_that_were_not_trained_count_as_novel(teacher):
+    system = fitted(teacher, placed_squares(4))
+    names = system.class_names_
+    text = system.text(teacher.vlm, [*names, "house"])
+    assert system.base(system.module_, text).tolist() == [True, True, True, False, False]

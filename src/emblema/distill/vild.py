@@ -48,7 +48,7 @@ class ViLD(Detecting):
     scale: float = 100.0  # s
     novel_rows: str = "neg_inf"  # or "zero", "absent"
     share: float = 2 / 3  # exponent of the text branch for base classes, of the image branch for novel ones
-    distilled: int = 20  # M, proposals a picture
+    distilled: int = 10  # M, proposals a picture; 300 in the paper
     body: str = "tiny"  # or "resnet18", "mobilenet"
     width: int = 64
     optim: Optim = field(default_factory=lambda: student_recipe(precision="fp32", epochs=12.0))
@@ -63,6 +63,7 @@ class ViLD(Detecting):
     def targets(self, teacher, batch):
         if not self.image_weight:
             return {}
+        assert batch.images is not None
         find = Proposals(most=self.distilled, side=self.image_size // 2)
         given = [find(image) for image in batch.images]
         pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in batch.images]
@@ -84,8 +85,12 @@ class ViLD(Detecting):
         r = student.embed(batch.images, sampled.maps, regions, image=True)
         return losses | {"image": self.image_weight * imitation(r, v)}
 
+    def base(self, student: TwoStage, text: Tensor) -> Tensor:
+        """Which of the classes with the vectors `text` [C, D] were trained: bool [C]"""
+        return (text @ student.text[student.seen].T).amax(1) > 1 - 1e-5
+
     def found(self, student, images, text):
-        base = (text @ student.text[student.seen].T).amax(1) > 1 - 1e-5  # [C]
+        base = self.base(student, text)
         _, boxes, r_text, r_image = student.look(images)
         out = []
         for xyxy, r, other in zip(boxes, r_text, r_image):
