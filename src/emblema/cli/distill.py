@@ -42,12 +42,13 @@ def distill(arguments: list[str], as_json: bool) -> Any:
     if run.novel_in_train:
         if not hasattr(data, "novel_in_train"):
             raise BadData(f"--novel-in-train is for scenes that are made, not for {run.data}")
-        from emblema.data.scenes import Scenes
+        from emblema.data.scenes import CATEGORIES, Scenes
 
         assert isinstance(data, Scenes)
-        classes = (data.base, data.novel)
-        kind = "pairs" if data.design == "compositional" else classes
-        data = Scenes(data.seed, data.size, kind, data.things, novel_in_train=run.novel_in_train, folder=data.folder)
+        classes = (tuple(data.base), tuple(data.novel))
+        named = next((name for name, known in CATEGORIES.items() if known == classes), classes)
+        sizes = dict(data.card.sizes)
+        data = Scenes(data.seed, data.size, named, data.things, sizes, run.novel_in_train, data.folder)
     train = data.split(run.split) if run.split in data.splits else data
     if run.images and run.images < len(train):
         train = train.subset(range(run.images))

@@ -15,7 +15,7 @@ from emblema.core.boxes import NOTHING
 from emblema.core.card import Card
 from emblema.core.errors import BadData
 from emblema.distill.base import Segmenting
-from emblema.students.segmenter import Segmenter, text_scores
+from emblema.students.segmenter import Segmenter, segmenter, text_scores
 
 SCALE = 1 / 0.07  # a constant in the code, not the teacher's
 
@@ -34,7 +34,7 @@ class LSeg(Segmenting):
         claim="IoU of classes not seen: class texts > random class vectors in the same network",
         oracle="cosines / 0.07 by hand; labels in another order give the same maps in that order",
         deviations=(
-            "the student is a small network from scratch, DPT pre-trained on ImageNet in the paper",
+            "a small student on the teacher's own convolutions; DPT pre-trained on ImageNet in the paper",
             "AdamW and a cosine; SGD and a polynomial schedule in the code",
             "with `others` all classes compete with it at once; the paper's episodes have one class and 'others' each",
         ),
@@ -43,6 +43,7 @@ class LSeg(Segmenting):
     blocks: int = 1  # of spatial regularisation, over the score maps
     kind: str = "bottleneck"  # of these blocks: the best label's score is added to each; or "depthwise"
     width: int = 32  # of the student
+    body: str = "auto"  # it starts from the "teacher"'s convolutions, where there are some, or from "scratch"
 
     def build(self, teacher, class_names):
         if self.kind not in ("bottleneck", "depthwise"):
@@ -52,7 +53,8 @@ class LSeg(Segmenting):
             raise BadData("all classes are novel: nothing can be learnt from their label maps")
         text = self.text(teacher, [name for name, s in zip(class_names, seen) if s])
         others = self.text(teacher, [self.others]) if self.others else text[:0]
-        return Student(teacher.dim, self.width, text, others, numbers(seen, bool(self.others)), self.blocks, self.kind)
+        features = segmenter(teacher, self.width, self.body)
+        return Student(features, text, others, numbers(seen, bool(self.others)), self.blocks, self.kind)
 
     def losses(self, student, batch):
         logits = student(batch.images, student.text)  # [B, C, h, w]
@@ -60,6 +62,9 @@ class LSeg(Segmenting):
         if (labels == NOTHING).all():
             return {"cross_entropy": logits.sum() * 0}
         return {"cross_entropy": F.cross_entropy(logits, labels, ignore_index=NOTHING)}
+
+    def rate(self, name):
+        return 0.1 if ".trunk.trunk." in name else 1.0  # what the teacher learnt moves slowly
 
     def maps(self, student, images, text):
         return student(images, text)
@@ -79,9 +84,9 @@ class Student(nn.Module):
     others: Tensor
     number: Tensor
 
-    def __init__(self, dim: int, width: int, text: Tensor, others: Tensor, number: Tensor, blocks: int, kind: str):
+    def __init__(self, features: Segmenter, text: Tensor, others: Tensor, number: Tensor, blocks: int, kind: str):
         super().__init__()
-        self.features = Segmenter(dim, width)
+        self.features = features
         self.blocks = nn.ModuleList(Regular(kind == "bottleneck", last=i == blocks - 1) for i in range(blocks))
         for name, value in (("text", text), ("others", others), ("number", number)):
             self.register_buffer(name, value, persistent=False)

@@ -13,7 +13,7 @@ from emblema.core.card import Card
 from emblema.core.errors import BadData
 from emblema.distill.base import Segmenting
 from emblema.parts.dense import checked_features, places
-from emblema.students.segmenter import Segmenter, text_scores
+from emblema.students.segmenter import Segmenter, segmenter, text_scores
 
 
 @dataclass(kw_only=True)
@@ -29,7 +29,7 @@ class MaskCLIPPlus(Segmenting):
         claim="without annotations and without a background, mIoU(MaskCLIP+) > mIoU(MaskCLIP) on the same images",
         oracle="pseudo labels are the label maps of the zero-shot segmenter; all pixels annotated: plain cross-entropy",
         deviations=(
-            "the student is a small network from scratch, DeepLab-v2 pre-trained on ImageNet in the paper",
+            "a small student on the teacher's own convolutions; DeepLab-v2 pre-trained on ImageNet in the paper",
             "the teacher's features are a field: a value path that was never trained for single places can be poor",
             "prompt denoising but no key smoothing",
             "words of `backgrounds` may take pixels out of the loss; the paper's data have a class for each pixel",
@@ -42,14 +42,16 @@ class MaskCLIPPlus(Segmenting):
     backgrounds: tuple[str, ...] = ()  # words that compete; where they win, the teacher says nothing
     guided: float | None = None  # share of the run after which the student teaches itself; None: 1, zero-shot 0.1
     width: int = 32  # of the student
+    body: str = "auto"  # it starts from the "teacher"'s convolutions, where there are some, or from "scratch"
 
     def build(self, teacher, class_names):
         checked_features(self.features)
         if self.mode not in ("annotation-free", "zero-shot"):
             raise BadData(f'mode {self.mode!r}: choose "annotation-free" or "zero-shot"')
-        return Student(teacher.dim, self.width, self.text(teacher, class_names))
+        return Student(segmenter(teacher, self.width, self.body), self.text(teacher, class_names))
 
     def targets(self, teacher, batch):
+        assert batch.images is not None
         names = self._names
         words = [*names, *(w for w in self.backgrounds if w not in names)]
         cosine = places(teacher, batch.images, self.features, self.enlarge) @ self.text(teacher, words).T
@@ -68,6 +70,9 @@ class MaskCLIPPlus(Segmenting):
             return {"pseudo": logits.sum() * 0}
         return {"pseudo": F.cross_entropy(logits, labels.long(), ignore_index=NOTHING)}
 
+    def rate(self, name):
+        return 0.1 if ".trunk.trunk." in name else 1.0  # what the teacher learnt moves slowly
+
     def maps(self, student, images, text):
         return text_scores(student.features(images), text)
 
@@ -77,9 +82,9 @@ class Student(torch.nn.Module):
 
     text: Tensor
 
-    def __init__(self, dim: int, width: int, text: Tensor):
+    def __init__(self, features: Segmenter, text: Tensor):
         super().__init__()
-        self.features = Segmenter(dim, width)
+        self.features = features
         self.register_buffer("text", text, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ keeps the decoder from fitting the texts of the seen classes only.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +100,7 @@ class Student(Borrowed):
 
     def forward(self, images: Tensor, text: Tensor) -> Tensor:
         """uint8 [B, 3, S, S] and [C, D] -> logits of masks [B, C, h, w]"""
-        tower = self.vlm.image
+        tower: Any = self.vlm.image
         with torch.no_grad():
             tokens = tower.embed(enlarged(self.vlm, images, self.enlarge))
         tokens = tower.transform(tokens, deep(self.prompts, tokens.first_patch))

@@ -125,10 +125,8 @@ def check_saved(system: Any, teacher: Any, test: Records, found: Sequence[Tensor
 
 def values(said: Sequence[Any]) -> list[Tensor]:
     """Maps as they are, boxes as rows of corners, score and label."""
-    return [
-        torch.cat([s.xyxy, s.scores[:, None], s.labels[:, None].float()], 1) if isinstance(s, Boxes) else s.float()
-        for s in said
-    ]
+    rows = lambda s: torch.cat([s.xyxy, s.scores[:, None], s.labels[:, None].float()], 1)
+    return [rows(s) if isinstance(s, Boxes) else s.float() for s in said]
 
 
 def same(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
