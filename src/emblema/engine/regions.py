@@ -62,10 +62,10 @@ class ZeroShotDetector(DenseFeatures):
             find = Proposals(kind=self.proposals, most=self.most_proposals)
             given = [find(_tensor(image)) for image in images]
         given = [replace(boxes, xyxy=inside(boxes.xyxy, image)) for boxes, image in zip(given, images)]
-        vectors = (self._pooled if self.regions == "pooled" else self._cropped)(model, images, given)
+        vectors = (self._pooled if self.regions == "pooled" else self.cropped)(model, images, given)
         return [self._decided(boxes, model.probabilities(z, z_text), len(labels)) for boxes, z in zip(given, vectors)]
 
-    def _cropped(self, model: Any, images: Sequence[Image.Image], given: Sequence[Boxes]) -> list[Tensor]:
+    def cropped(self, model: Any, images: Sequence[Image.Image], given: Sequence[Boxes]) -> list[Tensor]:
         """Unit vectors [M, D] of each picture's boxes."""
         pieces = [
             image.crop(tuple(box))  # type: ignore[arg-type]
