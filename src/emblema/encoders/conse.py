@@ -107,6 +107,6 @@ def folded(net: nn.Module) -> nn.Module:
         if isinstance(part, nn.Conv2d):
             place = name
         elif isinstance(part, nn.BatchNorm2d):
-            net.set_submodule(place, fuse_conv_bn_eval(net.get_submodule(place), part))
+            net.set_submodule(place, fuse_conv_bn_eval(net.get_submodule(place), part))  # type: ignore[arg-type]
             net.set_submodule(name, getattr(part, "act", nn.Identity()))
     return net
