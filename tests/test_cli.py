@@ -82,8 +82,8 @@ def test_python_m_emblema():
     env = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])}
     done = subprocess.run([sys.executable, "-m", "emblema", "list", "--json"], capture_output=True, text=True, env=env)
     assert {"pretrain", "transfer", "distill", "data", "tasks", "protocols", "models"} == set(json.loads(done.stdout))
-    done = subprocess.run([sys.executable, "-m", "emblema", "lisst"], capture_output=True, text=True, env=env)
-    assert done.returncode == 2 and done.stderr == "emblema: no verb 'lisst'; did you mean list?\n" and not done.stdout
+    done = subprocess.run([sys.executable, "-m", "emblema", "lst"], capture_output=True, text=True, env=env)
+    assert done.returncode == 2 and done.stderr == "emblema: no verb 'lst'; did you mean list?\n" and not done.stdout
 
 
 def test_list(capsys):

@@ -181,7 +181,7 @@ def test_read_only_prompts():
     text, batch = tower(TOWERS["causal"]), ids((6, 6))
     plain_x = text.transform(text.embed(batch)).x
     prompted = text.transform(text.embed(batch).insert(torch.randn(2, 16), None, read_only=True)).x
-    torch.testing.assert_close(prompted[:, :6], plain_x, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(prompted[:, :6], plain_x, atol=1e-5, rtol=1e-5)
     tokens = text.embed(batch).insert(torch.randn(2, 16), at=None, read_only=True)
     torch.testing.assert_close(text.encode(tokens), text.encode(batch), atol=1e-5, rtol=1e-5)
 
