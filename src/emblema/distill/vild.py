@@ -38,6 +38,7 @@ class ViLD(Detecting):
         deviations=(
             "the student is a small Faster R-CNN from scratch without masks; Mask R-CNN R50-FPN in the paper",
             "distilled boxes are found by colour and shape; in the paper by a network trained on base boxes",
+            "10 of them a picture by default, 300 in the paper",
             "a short schedule with AdamW and no scale jitter; the paper trains for 180k steps with SGD",
             'novel rows have a logit of -inf in training; the code multiplies it by 0: novel_rows="zero"',
             "a class is base at test when its text is a row that was trained, so other words count as novel",
