@@ -95,3 +95,23 @@ def test_gradients_reach_the_backbone():
     tower = build("timm:resnet18", 32).train()
     tower.encode(images(32)).square().sum().backward()
     assert all(p.grad is not None for p in tower.parameters())
+
+
+def test_own_pooling_at_one_place_is_the_pooling_of_a_map_of_one_cell():
+    tower = BackboneConfig(name="timm:test_convnext", image_size=64, pool="own", head="own").build(16).eval()
+    x = images(64)
+    dense, cell = tower.dense(x), tower.map(x)[:, :, 1:2, 0:1]
+    expected = tower.trunk.forward_head(cell)
+    torch.testing.assert_close(dense[:, 1, 0], expected)
+    torch.testing.assert_close(tower.encode(x), tower.trunk(tower.normalise(x)))
+
+
+def test_own_pooling_of_tokens_has_no_dense_features():
+    tower = BackboneConfig(name="timm:test_vit", image_size=160, pool="own:token", head="own").build(16).eval()
+    with pytest.raises(NoSuchDoor, match="pools its tokens in its own way"):
+        tower.dense(images(160))
+
+
+def test_torchvision_has_no_own_pooling():
+    with pytest.raises(ValueError, match="only timm's do"):
+        BackboneConfig(name="torchvision:alexnet", pool="own").build(16)

@@ -4,10 +4,12 @@ import json
 
 import open_clip
 import pytest
+import timm
 import torch
 import transformers
 from open_clip.push_to_hf_hub import save_config_for_hf
 from safetensors.torch import load_file, save_file
+from timm.models import register_model
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from emblema.core.errors import BadCheckpoint, UnknownName
@@ -39,6 +41,15 @@ def images(size):
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 VISION = {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8}
+
+
+@register_model
+def tiny_siglip_of_tests(pretrained=False, **kwargs):
+    """timm has SigLIP's form in its full size only."""
+    shape = {"img_size": 32, "patch_size": 8, "embed_dim": 192, "depth": 2, "num_heads": 3, "class_token": False}
+    return timm.models.VisionTransformer(**shape, num_classes=0, global_pool=kwargs.get("global_pool", "map"))
+
+
 OPEN_CLIP = {
     "vit": {"vision_cfg": VISION},
     "quick": {"vision_cfg": VISION, "quick_gelu": True},
@@ -51,6 +62,29 @@ OPEN_CLIP = {
         "text_cfg": {**TEXT, "no_causal_mask": True, "pool_type": "last", "proj_bias": True},
         "custom_text": True,
         "init_logit_bias": -3.0,
+    },
+    "timm_siglip": {
+        "embed_dim": 192,
+        "vision_cfg": {
+            "timm_model_name": "tiny_siglip_of_tests",
+            "image_size": 32,
+            "timm_pool": "map",
+            "timm_proj": "none",
+        },
+        "custom_text": True,
+        "init_logit_bias": -3.0,
+    },
+    "timm_linear": {"vision_cfg": {"timm_model_name": "test_convnext", "image_size": 160, "timm_pool": ""}},
+    "timm_mlp": {
+        "vision_cfg": {"timm_model_name": "test_convnext2", "image_size": 160, "timm_pool": "", "timm_proj": "mlp"}
+    },
+    "timm_classifier": {
+        "vision_cfg": {"timm_model_name": "test_efficientnet", "image_size": 160, "timm_proj": None},
+        "custom_text": True,
+    },
+    "timm_token": {
+        "vision_cfg": {"timm_model_name": "test_vit", "image_size": 160, "timm_pool": "token", "timm_proj": None},
+        "custom_text": True,
     },
     "bidirectional": {"vision_cfg": VISION, "text_cfg": {**TEXT, "no_causal_mask": True}},
 }
@@ -99,7 +133,10 @@ def test_open_clip_preprocessing(tmp_path):
     [
         ({"multimodal_cfg": {}}, "CoCa"),
         ({"surprise": 3}, "surprise 3"),
-        ({"vision_cfg": {**VISION, "timm_model_name": "vit_base"}}, "timm_model_name 'vit_base'"),
+        ({"vision_cfg": {"timm_model_name": "vit_base", "image_size": 32}}, "'vit_base' is not a model of timm"),
+        ({"vision_cfg": {"timm_model_name": "test_vit", "timm_pool": "rot_attn"}}, "timm_pool 'rot_attn'"),
+        ({"vision_cfg": {"timm_model_name": "test_vit", "timm_proj": "deep"}}, "timm_proj 'deep'"),
+        ({"vision_cfg": {"timm_model_name": "test_vit", "width": 64}}, "width 64"),
         ({"vision_cfg": {**VISION, "attentional_pool": True}}, "attentional_pool True"),
         ({"vision_cfg": {**VISION, "ls_init_value": 0.1}}, "ls_init_value 0.1"),
         ({"vision_cfg": {**VISION, "act_kwargs": {"approximate": "tanh"}}, "quick_gelu": True}, "act_kwargs"),

@@ -2,7 +2,8 @@
 
 Weights are random unless a checkpoint is loaded: nothing is ever downloaded. The backbone gives one feature
 map [B, C, H, W] (layouts differ and are made equal here), its mean goes through a linear or a two-layer head
-into the joint space. The head works at each place as well, which gives the dense features.
+into the joint space. The head works at each place as well, which gives the dense features. Weights that were
+trained with timm's own pooling and classifier (open_clip's) keep them: pool="own", head="own".
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ class BackboneConfig:
     kind: str = "backbone"
     name: str = "timm:resnet18"  # "timm:NAME" or "torchvision:NAME"
     image_size: int = 224
-    pool: str = "mean"  # over the feature map; "max" also
-    head: str = "linear"  # or "mlp": linear, GELU, linear
+    pool: str = "mean"  # over the feature map; also "max", or timm's: "own", or one of its kinds: "own:token"
+    head: str = "linear"  # "mlp": linear, GELU, linear; "own": timm's classifier; "none"
+    head_bias: bool = True
     hidden: int | None = None  # of the mlp head; None: the joint dim
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
@@ -44,27 +46,32 @@ class BackboneTower(ImageTower):
 
     def __init__(self, config: BackboneConfig, dim: int):
         super().__init__(config.image_size, config.mean, config.std)
-        if config.pool not in ("mean", "max") or config.head not in ("linear", "mlp"):
-            raise ValueError(f'pool={config.pool!r} is "mean" or "max", head={config.head!r} is "linear" or "mlp"')
+        self.own_pool = config.pool.partition(":")[0] == "own"
+        if not self.own_pool and config.pool not in ("mean", "max"):
+            raise ValueError(f'pool={config.pool!r} is not "mean", "max", "own" or "own:KIND"')
+        if (self.own_pool or config.head == "own") and not config.name.startswith("timm:"):
+            raise ValueError(f"{config.name} keeps no pooling and no classifier of its own; only timm's do")
         self.config, self.dim = config, dim
-        self.trunk = _trunk(config)
+        self.trunk = _trunk(config, dim)
         self.width, self.layout = _probe(self.trunk, config)
-        if config.head == "mlp":
-            hidden = config.hidden or dim
-            self.head = nn.Sequential(nn.Linear(self.width, hidden), nn.GELU(), nn.Linear(hidden, dim))
-        else:
-            self.head = nn.Linear(self.width, dim)
+        self.head = _head(config, self.width, dim)
 
     def map(self, raw: Tensor) -> Tensor:
         """Images -> the last feature map [B, width, H, W] (1x1 where the backbone keeps no map)."""
-        x = _features(self.trunk, self.normalise(raw))
-        return _to_map(x, self.layout, getattr(self.trunk, "num_prefix_tokens", 0))
+        return self._map(_features(self.trunk, self.normalise(raw)))
+
+    def _map(self, features: Tensor) -> Tensor:
+        return _to_map(features, self.layout, getattr(self.trunk, "num_prefix_tokens", 0))
 
     def embed(self, raw: Tensor) -> Tokens:
         """The cells of the map as tokens, the pooled vector first."""
-        x = self.map(raw)
+        features = _features(self.trunk, self.normalise(raw))
+        x = self._map(features)
         cells = x.flatten(2).transpose(1, 2)  # [B, H*W, width]
-        whole = cells.mean(1) if self.config.pool == "mean" else cells.amax(1)
+        if self.own_pool:
+            whole = self.trunk.forward_head(features, pre_logits=True)  # type: ignore[operator]
+        else:
+            whole = cells.mean(1) if self.config.pool == "mean" else cells.amax(1)
         pool_at = torch.zeros(len(x), dtype=torch.long, device=x.device)
         return Tokens(torch.cat([whole[:, None], cells], 1), pool_at, first_patch=1, grid=(x.shape[2], x.shape[3]))
 
@@ -72,7 +79,7 @@ class BackboneTower(ImageTower):
         return tokens.pooled()
 
     def project(self, x: Tensor) -> Tensor:
-        return self.head(x)
+        return self.trunk.get_classifier()(x) if self.config.head == "own" else self.head(x)  # type: ignore[operator]
 
     def dense(self, raw: Tensor | Tokens, edit: Edit | None = None, values: bool = False) -> Tensor:
         """The head at each place of the map [B, H, W, dim]; there is no attention, so `values` changes nothing."""
@@ -84,20 +91,47 @@ class BackboneTower(ImageTower):
             )
         tokens = raw if isinstance(raw, Tokens) else self.embed(raw)
         assert tokens.grid is not None
-        return self.project(tokens.patches()).unflatten(1, tokens.grid)
+        cells = tokens.patches()
+        return self.project(self._pooled_alone(cells) if self.own_pool else cells).unflatten(1, tokens.grid)
+
+    def _pooled_alone(self, cells: Tensor) -> Tensor:
+        """What timm's pooling would give if it saw one place only: [B, H*W, width] -> the same."""
+        if self.layout == "tokens":
+            raise NoSuchDoor(
+                f"{self.config.name} pools its tokens in its own way, which has no meaning at one place; "
+                "choose a backbone that gives a feature map"
+            )
+        ones = cells.flatten(0, 1)[:, :, None, None]  # [B*H*W, width, 1, 1]
+        ones = ones.permute(0, 2, 3, 1) if self.layout == "nhwc" else ones
+        return self.trunk.forward_head(ones, pre_logits=True).unflatten(0, cells.shape[:2])  # type: ignore[operator]
 
 
-def _trunk(config: BackboneConfig) -> nn.Module:
+def _head(config: BackboneConfig, width: int, dim: int) -> nn.Module:
+    if config.head == "linear":
+        return nn.Linear(width, dim, bias=config.head_bias)
+    if config.head == "mlp":
+        hidden = config.hidden or dim
+        return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, dim, bias=config.head_bias))
+    if config.head not in ("own", "none"):
+        raise ValueError(f'head={config.head!r} is not "linear", "mlp", "own" or "none"')
+    if config.head == "none" and width != dim:
+        raise ValueError(f"without a head the width {width} of {config.name} must be the joint dim, not {dim}")
+    return nn.Identity()
+
+
+def _trunk(config: BackboneConfig, dim: int) -> nn.Module:
     library, _, name = config.name.partition(":")
     if library == "timm":
         import timm
 
         if not timm.is_model(name):
             raise UnknownName("timm backbone", name, timm.list_models())
+        kind = config.pool.partition(":")[2]
+        settings = {"num_classes": dim if config.head == "own" else 0} | ({"global_pool": kind} if kind else {})
         try:  # transformers want to know the size, most convolutional networks refuse the argument
-            return timm.create_model(name, pretrained=False, num_classes=0, img_size=config.image_size)
+            return timm.create_model(name, pretrained=False, img_size=config.image_size, **settings)
         except TypeError:
-            return timm.create_model(name, pretrained=False, num_classes=0)
+            return timm.create_model(name, pretrained=False, **settings)
     if library == "torchvision":
         import torchvision
 

@@ -27,6 +27,7 @@ from emblema.frameworks.foreign import (
     square,
     take_scale,
 )
+from emblema.frameworks.timm_weights import timm_shape, timm_tensors
 from emblema.frameworks.two_tower import TwoTower
 from emblema.frameworks.vlm import frozen
 
@@ -81,11 +82,12 @@ _PLAIN: dict[str, Any] = {
     "scale_attn": False,
     "scale_fc": False,
 }
-_VISION_FIXED = {**_PLAIN, "timm_model_name": None, "attentional_pool": False}
+_VISION_FIXED = {**_PLAIN, "attentional_pool": False}
 _VISION_READ = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "no_ln_pre", "pool_type"}
 _VISION_READ |= {"act_kwargs", "norm_kwargs", "final_ln_after_pool", "pos_embed_type"}
+_TIMM_READ = {"timm_model_name", "timm_pool", "timm_proj", "timm_proj_bias", "image_size"}
 _VISION_IDLE = {"patch_dropout", "output_tokens", "attn_pooler_queries", "attn_pooler_heads", "timm_pool", "timm_proj"}
-_VISION_IDLE |= {"timm_model_pretrained", "timm_proj_bias", "timm_drop", "timm_drop_path"}
+_VISION_IDLE |= {"timm_model_pretrained", "timm_proj_bias", "timm_drop", "timm_drop_path", "timm_model_name"}
 _TEXT_FIXED = {**_PLAIN, "hf_model_name": None, "embed_cls": False}
 _TEXT_READ = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "pad_id", "eos_id", "pool_type"}
 _TEXT_READ |= {"no_causal_mask", "proj_type", "proj_bias", "act_kwargs", "norm_kwargs", "hf_tokenizer_name"}
@@ -107,7 +109,8 @@ def _open_clip(
         raise BadCheckpoint(f"{where}: model_cfg.multimodal_cfg describes CoCa, which is not read")
     known_keys("model_cfg", model, {}, _MODEL_READ | _MODEL_IDLE)
     vision, text = dict(model["vision_cfg"]), dict(model["text_cfg"])
-    known_keys("vision_cfg", vision, _VISION_FIXED, _VISION_READ | _VISION_IDLE)
+    of_timm = vision.get("timm_model_name") is not None
+    known_keys("vision_cfg", vision, _VISION_FIXED, _VISION_IDLE | (_TIMM_READ if of_timm else _VISION_READ))
     known_keys("text_cfg", text, _TEXT_FIXED, _TEXT_READ | _TEXT_IDLE)
     quick = bool(model.get("quick_gelu", False))
     size = square(preprocess.get("size") or vision.get("image_size", 224), "preprocess_cfg.size")
@@ -115,7 +118,9 @@ def _open_clip(
     mean = tuple(numbers(preprocess.get("mean", CLIP_MEAN)))
     std = tuple(numbers(preprocess.get("std", CLIP_STD)))
     config = TwoTower(
-        image=_open_clip_image(vision, quick, size, mean, std),
+        image=timm_shape(vision, model["embed_dim"], size, mean, std)
+        if of_timm
+        else _open_clip_image(vision, quick, size, mean, std),
         text=_open_clip_text(text, quick, tokenizer),
         dim=model["embed_dim"],
         logit_bias=model.get("init_logit_bias"),
@@ -123,7 +128,9 @@ def _open_clip(
     )
     vlm = build(config)
     source = Source({n.removeprefix("module."): t for n, t in tensors.items()})
-    if isinstance(config.image, ResNetConfig):
+    if of_timm:
+        timm_tensors(source, config.image)  # type: ignore[arg-type]
+    elif isinstance(config.image, ResNetConfig):
         resnet_tensors(source, config.image)
     else:
         assert isinstance(config.image, ViTConfig)
