@@ -9,6 +9,7 @@ trained with timm's own pooling and classifier (open_clip's) keep them: pool="ow
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -127,7 +128,8 @@ def _trunk(config: BackboneConfig, dim: int) -> nn.Module:
         if not timm.is_model(name):
             raise UnknownName("timm backbone", name, timm.list_models())
         kind = config.pool.partition(":")[2]
-        settings = {"num_classes": dim if config.head == "own" else 0} | ({"global_pool": kind} if kind else {})
+        settings: dict[str, Any] = {"num_classes": dim if config.head == "own" else 0}
+        settings |= {"global_pool": kind} if kind else {}
         try:  # transformers want to know the size, most convolutional networks refuse the argument
             return timm.create_model(name, pretrained=False, img_size=config.image_size, **settings)
         except TypeError:

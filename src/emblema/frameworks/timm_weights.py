@@ -35,7 +35,7 @@ def timm_shape(
         raise BadCheckpoint(f"vision_cfg.timm_proj {head!r} is not read; known: linear, mlp, none")
     if head == "none":
         with torch.device("meta"):
-            trunk = timm.create_model(name, num_classes=0, **({"global_pool": pool} if pool else {}))
+            trunk = timm.create_model(name, num_classes=0, global_pool=pool or None)
         if (plain := _as_vit(trunk, dim, size, mean, std)) is not None:
             return plain
     return BackboneConfig(
@@ -50,7 +50,7 @@ def timm_shape(
     )
 
 
-def _as_vit(trunk: nn.Module, dim: int, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> ViTConfig | None:
+def _as_vit(trunk: Any, dim: int, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> ViTConfig | None:
     """SigLIP's ViT in our own shape; None for any other network."""
     if type(trunk).__name__ != "VisionTransformer" or type(trunk.attn_pool).__name__ != "AttentionPoolLatent":
         return None
