@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,11 @@ def middles(count: int, frames: int) -> list[int]:
     return [(2 * i + 1) * count // (2 * frames) for i in range(frames)]
 
 
-def decode(file: Path | str, frames: int) -> list[Image.Image]:
-    """`frames` RGB pictures of a video, evenly spaced (extra: video). Raises `BadData` when it cannot be decoded."""
+def decode(file: Path | str, frames: int, start: float = 0.0, end: float = math.inf) -> list[Image.Image]:
+    """`frames` RGB pictures of a video, evenly spaced between two seconds of it (extra: video).
+
+    Raises `BadData` when it cannot be decoded, or holds nothing between them.
+    """
     try:
         import av
         from av.error import FFmpegError
@@ -33,16 +37,23 @@ def decode(file: Path | str, frames: int) -> list[Image.Image]:
         raise BadData(f"no video file {file}")
     try:
         with av.open(str(file)) as video:  # containers lie about their length, so packets are counted
-            count = sum(packet.size > 0 for packet in video.demux(video=0))
-        wanted, found = middles(count, frames), {}
+            packets = [p for p in video.demux(video=0) if p.size]
+        within = range(len(packets))
+        if start > 0 or end < math.inf:
+            times = sorted(float(p.pts * p.time_base) for p in packets if p.pts is not None)
+            within = [i for i, t in enumerate(times) if start <= t - times[0] < end]
+        wanted, found = [within[i] for i in middles(len(within), frames)] if within else [], {}
         with av.open(str(file)) as video:
             for i, frame in enumerate(video.decode(video=0)):
                 if i in wanted:
                     found[i] = frame.to_image()
+                if wanted and i >= wanted[-1]:
+                    break
     except (FFmpegError, IndexError, ValueError) as error:
         raise BadData(f"{file} cannot be decoded as a video: {error}") from None
     if not found:
-        raise BadData(f"{file} holds no frame that can be decoded")
+        between = "" if end == math.inf else f" between {start:g} and {end:g} s"
+        raise BadData(f"{file} holds no frame that can be decoded{between}")
     return [found.get(i) or found[max(found)] for i in wanted]
 
 

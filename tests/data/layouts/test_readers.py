@@ -14,7 +14,7 @@ from emblema.core.errors import BadData
 from emblema.data import naming, survey
 from emblema.data.catalog import load
 from emblema.data.datasets import Records
-from emblema.data.layouts import clips, lvis
+from emblema.data.layouts import lvis
 from emblema.data.templates import IMAGENET, templates_for
 from emblema.data.verify import base_counts, compare_base
 
@@ -216,6 +216,36 @@ def test_lists(tmp_path):
     assert signs.labels == [0, 14, 16] and signs.class_names[14] == "stop"
 
 
+def test_distances_of_vehicles(tmp_path):
+    trees.kitti(tmp_path)
+    records = load(f"kitti-distance:{tmp_path}")
+    label = dict(zip(records.keys, records.labels))
+    # z is 2, 6, 10, ... 78 m; picture 7 has no vehicle, and 18 m is below 20
+    assert [label[f"{i:06d}"] for i in range(8)] == [0, 0, 1, 1, 1, 2, 2, 3]
+    assert "car nearby" in records.class_names[1]
+    by_drive = [records.column("split")[records.keys.index(f"{i:06d}")] for i in range(20)]
+    assert by_drive[::2] == by_drive[1::2]  # no drive is in two splits
+    (tmp_path / "kitti/training/label_2/000003.txt").write_text("Car 0 0\n")
+    with pytest.raises(BadData, match="'Car 0 0' has 3 fields, expected 15"):
+        load(f"kitti-distance:{tmp_path}").labels  # noqa: B018
+
+
+def test_characters_of_words(tmp_path):
+    trees.iiit5k(tmp_path)
+    records = load(f"iiit5k:{tmp_path}", "test")
+    assert [records.class_names[v] for v in records.labels] == ["A", "B", "7"]
+    assert [r.image.size for r in records] == [(2, 3), (2, 4), (3, 2)]
+
+
+def test_stretches_of_videos(tmp_path):
+    trees.rareact(tmp_path)
+    records = load(f"rareact:{tmp_path}", "test")
+    first, second = records[0], records[1]  # two halves of one video that grows brighter
+    brightness = lambda record: np.mean([np.asarray(frame).mean() for frame in record.image])
+    assert len(first.image) == 8 and brightness(first) + 60 < brightness(second)
+    assert records.class_names == ["cut phone", "hammer phone"] and records.column("annotation") == [1, 0, 3, 1]
+
+
 def test_captions(tmp_path):
     trees.flickr30k(tmp_path), trees.coco_karpathy(tmp_path)
     one = load(f"flickr30k:{tmp_path}", "test")[0]
@@ -284,8 +314,7 @@ def test_clips(tmp_path):
     grey = [np.asarray(f).mean() for f in records[0].image]
     wanted = [(i + 0.5) * 20 / 8 // 1 * 255 // 20 for i in range(8)]
     assert len(grey) == 8 and np.abs(np.array(grey) - wanted).max() < 6  # compression
-    assert clips.middles(3, 8) == [0, 1, 2] and clips.middles(9, 3) == [1, 4, 7]
-    assert len(load(f"kinetics700:{tmp_path}", "test")[0].image) == 3
+    assert len(load(f"kinetics700:{tmp_path}", "test")[0].image) == 8  # of 3 frames
     (tmp_path / "ucf101/UCF-101/ApplyLipstick/v_ApplyLipstick_g08_c01.avi").write_bytes(b"no video")
     with pytest.raises(BadData, match="cannot be decoded as a video"):
         _ = records[0].image

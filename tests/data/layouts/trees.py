@@ -340,6 +340,45 @@ def pcam(root):
                 file.create_dataset(kind, data=data, chunks=True, compression="gzip")
 
 
+def kitti(root):
+    """Ten drives of two pictures: the test split is the first drive that the seed draws."""
+    name = "2011_09_26 2011_09_26_drive_{:04d}_sync {:010d}\n"
+    box = "0.00 0 -1.5 600.0 150.0 650.0 190.0 1.5 1.6 4.0"
+    pictures = {f"training/image_2/{i:06d}.png": None for i in range(20)}
+    told = {f"training/label_2/{i:06d}.txt": f"Car {box} 1.0 1.7 {2.0 + 4 * i:.2f} 0.1\n" for i in range(20)}
+    told["training/label_2/000007.txt"] = f"Pedestrian {box} 1.0 1.7 3.0 0.1\nDontCare {box} -1 -1 -1000 -10\n"
+    mapping = {
+        "mapping/train_rand.txt": ",".join(str(i + 1) for i in range(20)) + "\n",
+        "mapping/train_mapping.txt": "".join(name.format(i // 2, i % 2) for i in range(20)),
+    }
+    put(root / "kitti", pictures | told | mapping)
+
+
+def iiit5k(root):
+    from scipy.io import savemat
+
+    kinds = [("ImgName", "O"), ("chars", "O"), ("charBB", "O")]
+    for part in ("train", "test"):
+        words = np.zeros((1, 2), kinds)
+        words[0, 0] = (f"{part}/1_1.png", "aB", np.array([[1, 1, 2, 3], [3, 1, 2, 4]], np.uint16))
+        words[0, 1] = (f"{part}/2_1.png", "7", np.array([[1, 2, 3, 2]], np.uint16))
+        put(root / "IIIT5K", {f"{part}/1_1.png": None, f"{part}/2_1.png": None})
+        savemat(root / f"IIIT5K/{part}CharBound.mat", {f"{part}CharBound": words})
+
+
+def rareact(root):
+    head = "id,video_id,start,end,class_id,verb,noun,annotation\n"
+    rows = [
+        "0,aaa,0,1,0,cut,phone,1",
+        "1,aaa,1,2,0,cut,phone,0",
+        "2,bbb,0,1,1,hammer,phone,3",
+        "3,bbb,1,2,1,hammer,phone,1",
+    ]
+    put(root / "rareact", {"rareact.csv": head + "\n".join(rows) + "\n"})
+    for name in ("aaa", "bbb"):
+        film(root / f"rareact/videos/{name}.mp4", 20)
+
+
 def gtsrb(root):
     image = encoded(noise(1), "PPM")
     head = "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId\n"

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+from emblema.data import video
+from emblema.data.catalog import PICTURES, VIDEOS
 
-from emblema.core.errors import BadData
-from emblema.data.catalog import PICTURES
+__all__ = ["FRAMES", "VIDEOS", "FrameFolders", "Stretch", "Videos"]
 
-VIDEOS = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".mpg", ".mpeg")
 FRAMES = 8
-
-
-def middles(count: int, frames: int) -> list[int]:
-    """The middle of each of `frames` equal parts of `count` frames; all of them when there are fewer."""
-    if count <= frames:
-        return list(range(count))
-    return ((np.arange(frames) + 0.5) * count / frames).astype(int).tolist()
 
 
 class FrameFolders(Sequence):
@@ -33,34 +26,28 @@ class FrameFolders(Sequence):
 
     def __getitem__(self, row):
         files = sorted(f for f in self.folders[row].iterdir() if f.suffix.lower() in PICTURES)
-        return [files[i] for i in middles(len(files), self.frames)]
+        return [files[i] for i in dict.fromkeys(video.middles(len(files), self.frames))]
 
 
 class Videos(Sequence):
-    """Video files, decoded to lists of `frames` pictures when they are asked for (extra: video)."""
+    """Video files, or stretches of them, decoded to lists of `frames` pictures when asked for (extra: video)."""
 
-    def __init__(self, files: Sequence[Path], frames: int = FRAMES):
+    def __init__(self, files: Sequence[Path | Stretch], frames: int = FRAMES):
         self.files, self.frames = list(files), frames
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, row):
-        return decode(self.files[row], self.frames)
+        one = self.files[row]
+        one = one if isinstance(one, Stretch) else Stretch(one)
+        return video.decode(one.file, self.frames, one.start, one.end)
 
 
-def decode(file: Path, frames: int = FRAMES) -> list[Image.Image]:
-    """`frames` RGB pictures of a video, evenly spaced. Raises `BadData` when it cannot be decoded."""
-    try:
-        import av
-        from av.error import FFmpegError
-    except ImportError:
-        raise BadData(f"{file} is a video: install PyAV to read it (pip install 'emblema[video]')") from None
-    try:
-        with av.open(str(file)) as video:
-            count = sum(packet.size > 0 for packet in video.demux(video=0))
-        with av.open(str(file)) as video:
-            wanted = set(middles(count, frames))
-            return [f.to_image() for i, f in enumerate(video.decode(video=0)) if i in wanted]
-    except (FFmpegError, IndexError) as error:
-        raise BadData(f"{file} cannot be decoded as a video: {error}") from None
+@dataclass(frozen=True)
+class Stretch:
+    """A part of a video, in seconds."""
+
+    file: Path
+    start: float = 0.0
+    end: float = math.inf
