@@ -70,7 +70,7 @@ def short(cls: type) -> Any:
     """The system with its defaults, trained for three steps."""
     system = cls()
     system.optim = replace(system.optim, steps=3, batch_size=8)
-    for name in ("views", "samples", "members", "crops"):
+    for name in ("views", "samples", "members", "crops", "pretrain"):
         if name in vars(system):
             setattr(system, name, min(getattr(system, name), 2))
     return system
