@@ -48,7 +48,7 @@ def test_every_door_is_open(model):
         patches = vlm.encode_patches(images, values=values)
         assert patches.shape == (2, 7, 7, vlm.dim)
     larger = torch.nn.functional.interpolate(images.float(), scale_factor=2).to(torch.uint8)
-    assert vlm.encode_patches(larger).shape == (2, 14, 14, vlm.dim)
+    assert vlm.encode_patches(larger).shape == vlm.encode_local(larger).shape == (2, 14, 14, vlm.dim)
     for level in (Level.POOLED, Level.PATCHES, Level.EMBEDDED):
         assert len(vlm.read(images, level)) == 2
 

@@ -1,5 +1,7 @@
 """A classifier beside a ViT: it is the whole network, strange images get its names, others do not, doors stay open."""
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
@@ -116,3 +118,17 @@ def test_round_trip(tmp_path, images, weights):
     with torch.no_grad():
         same = (vlm.encode_image(images) * again.vlm.encode_image(images)).sum(-1)
     assert (same > (0.99 if weights == "int8" else 0.99999)).all()
+
+
+def test_places_are_those_of_the_tower_without_its_classifier(tower, images):
+    odds(tower, 40.0)
+    size = tower.config.image_size * 2
+    large = F.interpolate(images, (size, size), mode="bilinear")  # a grid of 4x4
+    alone = replace(CONFIG, knows="").build(16).eval()
+    alone.load_state_dict({n: t for n, t in tower.state_dict().items() if not n.startswith("conse.")})
+    for found, expected in (
+        (tower.local(large, 1), alone.local(large, 1)),
+        (tower.local(tower.embed(large), 1), alone.local(large, 1)),
+        (tower.dense(large), alone.dense(large)),
+    ):
+        assert torch.allclose(found, expected, atol=1e-5)

@@ -140,7 +140,8 @@ class Tokens:
 
     def around(self, radius: int) -> Tokens:
         """A sequence for each place of the grid: what is no patch, and the patches at most `radius` rows or columns
-        away. [B * H * W, ...]; at the border the nearest whole neighbourhood stands in.
+        away. [B * H * W, ...]; at the border the nearest whole neighbourhood stands in. What goes `beside` the layers
+        speaks of the whole image, so no place has it.
         """
         patches = self.patches()
         assert self.grid is not None and self.first_patch is not None
@@ -161,7 +162,7 @@ class Tokens:
         before, after = self.x[:, : self.first_patch], self.x[:, self.first_patch + patches.shape[1] :]
         moved = self.pool_at - (self.pool_at > self.first_patch) * (patches.shape[1] - side * side)
         x = torch.cat([whole(before), near, whole(after)], 1)
-        return replace(self, x=x, pool_at=whole(moved), grid=(side, side), shared=0)
+        return replace(self, x=x, pool_at=whole(moved), grid=(side, side), shared=0, beside=None)
 
     def patches(self) -> Tensor:
         """The patch tokens, row by row: [B, H*W, D]."""
