@@ -20,6 +20,7 @@ from emblema.cli.caption import caption
 from emblema.cli.common import Fails
 from emblema.cli.dense import detect, segment
 from emblema.cli.distill import distill
+from emblema.cli.export import export
 from emblema.cli.look import data, list_, show
 from emblema.cli.pictures import classify, search
 from emblema.cli.runs import evaluate, plan, pretrain, report
@@ -42,6 +43,7 @@ systems of the survey
   pretrain SYSTEM --data emblems --out runs/x    SYSTEM is a name or a path to your own .py file
   transfer SYSTEM --data FOLDER --shots 16       adapt to labelled pictures; SYSTEM may be all, a family, or a,b,c
   distill SYSTEM --data emblem-scenes --out RUN  a segmenter or detector learns from a model; then --model RUN
+  export RUN --out DIR --onnx                    a fitted system as safetensors with its model, and as a graph
   plan pretrain SYSTEM --batch 32768             parameters and memory before a run
 
 measuring
@@ -70,6 +72,7 @@ VERBS = {
     "bench": bench,
     "report": report,
     "plan": plan,
+    "export": export,
 }
 
 

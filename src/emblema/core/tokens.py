@@ -84,7 +84,7 @@ class Tokens:
         if self.visible is not None or self.grid is not None:
             raise ValueError("insert_each is for texts without read-only prompts: use insert, which has one position")
         n, length = prompt.shape[1], self.x.shape[1]
-        rows = prompt.to(self.x.dtype).expand(len(self.x), -1, -1)
+        rows = prompt.to(self.x.dtype).expand(self.x.shape[0], -1, -1)
         steps, at = torch.arange(length + n, device=self.x.device), at[:, None]  # [L + n], [B, 1]
         prompted = torch.where(steps < at + n, length + steps - at, steps - n)
         source = torch.where(steps < at, steps, prompted)  # [B, L + n] into [x; prompt]
@@ -108,7 +108,7 @@ class Tokens:
         prompt = prompt if prompt.dim() == 3 else prompt[None]
         n = prompt.shape[1]
         at = self.x.shape[1] - n if at is None else at
-        rows = prompt.to(self.x.dtype).expand(len(self.x), -1, -1)
+        rows = prompt.to(self.x.dtype).expand(self.x.shape[0], -1, -1)
         x = torch.cat([self.x[:, :at], rows, self.x[:, at + n :]], 1)  # [B, L, D]
         return replace(self, x=x, shared=self.shared if len(prompt) == 1 else min(self.shared, at))
 
@@ -172,7 +172,7 @@ class Tokens:
 
     def pooled(self) -> Tensor:
         """The token at `pool_at`: [B, D]."""
-        return self.x[torch.arange(len(self.x), device=self.x.device), self.pool_at]
+        return self.x[torch.arange(self.x.shape[0], device=self.x.device), self.pool_at]
 
     def real(self) -> Tensor:
         """True where a token is not padding: [B, L]."""

@@ -73,7 +73,7 @@ class BackboneTower(ImageTower):
             whole = self.trunk.forward_head(features, pre_logits=True)  # type: ignore[operator]
         else:
             whole = cells.mean(1) if self.config.pool == "mean" else cells.amax(1)
-        pool_at = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        pool_at = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
         return Tokens(torch.cat([whole[:, None], cells], 1), pool_at, first_patch=1, grid=(x.shape[2], x.shape[3]))
 
     def pool(self, tokens: Tokens) -> Tensor:

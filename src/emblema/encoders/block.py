@@ -151,10 +151,10 @@ class Block(nn.Module):
 
     def at(self, x: Tensor, position: Tensor, mask: Tensor | None = None) -> Tensor:
         """What `forward` gives at `position` [B], and only that: [B, D]."""
-        rows = torch.arange(len(x), device=x.device)
+        rows = torch.arange(x.shape[0], device=x.device)
         chosen = x[rows, position][:, None]  # [B, 1, D]
         if mask is not None and mask.shape[-2] > 1:  # the chosen query's row of the mask
-            mask = mask.expand(len(x), 1, *mask.shape[-2:])[rows, :, position][:, :, None]  # [B, 1, 1, L]
+            mask = mask.expand(x.shape[0], 1, *mask.shape[-2:])[rows, :, position][:, :, None]  # [B, 1, 1, L]
         if self.post_norm:
             chosen = self.norm1(chosen + self.attention.at(x, chosen, mask))
             return self.norm2(chosen + self.mlp(chosen))[:, 0]

@@ -175,7 +175,7 @@ class AttentionPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, L, width] -> [B, width]"""
-        query = self.query.to(x.dtype).expand(len(x), 1, -1)
+        query = self.query.to(x.dtype).expand(x.shape[0], 1, -1)
         pooled = self.block.attention.at(x, query)
         return (pooled + self.block.mlp(self.block.norm2(pooled)))[:, 0]
 
@@ -197,7 +197,7 @@ class Pooler(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, L, width] -> [B, queries, width]"""
-        queries = self.norm_queries(self.queries).to(x.dtype).expand(len(x), -1, -1)
+        queries = self.norm_queries(self.queries).to(x.dtype).expand(x.shape[0], -1, -1)
         return self.norm(self.attention(queries, x))
 
     def values(self, x: Tensor) -> Tensor:

@@ -84,21 +84,7 @@ class Encoder:
     @torch.inference_mode()
     def _encode(self, pixels: Tensor, stage: str) -> dict[str, Tensor]:
         tower = self.towers.image
-        raw = self._input(tower, pixels)
-        if stage == "joint":
-            z = tower.encode(raw).float()  # [B, D]
-            out = {"pooled": unit(z), "norm": z.norm(dim=-1)}
-        elif stage == "hidden":
-            out = {"hidden": hidden(tower, raw)}
-        elif stage == "patches":
-            out = {"patches": unit(tower.dense(raw))}
-        elif stage == "values":
-            out = {"values": unit(tower.dense(raw, values=True))}
-        elif stage == "embedded":
-            tokens = tower.embed(raw)
-            out = {"tokens": tokens.x} if tokens.beside is None else {"tokens": tokens.x, "beside": tokens.beside}
-        else:
-            raise ValueError(f'unknown stage {stage!r}: use "joint", "hidden", "patches", "values" or "embedded"')
+        out = features_at(tower, self._input(tower, pixels), stage)
         return {name: rows.float().cpu() for name, rows in out.items()}
 
     def dense(self, pixels: Tensor, features: str = "plain", radius: int = 1) -> Tensor:
@@ -174,6 +160,23 @@ class Encoder:
 
 
 STAGE = {Level.EMBEDDED: "embedded", Level.PATCHES: "patches", Level.POOLED: "joint"}
+
+
+def features_at(tower: Tower, raw: Tensor, stage: str) -> dict[str, Tensor]:
+    """Pixels [B, 3, S, S] -> what `Encoder.images` tells of a stage, one row a picture."""
+    if stage == "joint":
+        z = tower.encode(raw).float()  # [B, D]
+        return {"pooled": unit(z), "norm": z.norm(dim=-1)}
+    if stage == "hidden":
+        return {"hidden": hidden(tower, raw)}
+    if stage == "patches":
+        return {"patches": unit(tower.dense(raw))}
+    if stage == "values":
+        return {"values": unit(tower.dense(raw, values=True))}
+    if stage == "embedded":
+        tokens = tower.embed(raw)
+        return {"tokens": tokens.x} if tokens.beside is None else {"tokens": tokens.x, "beside": tokens.beside}
+    raise ValueError(f'unknown stage {stage!r}: use "joint", "hidden", "patches", "values" or "embedded"')
 
 
 def hidden(tower: Tower, raw: Any) -> Tensor:

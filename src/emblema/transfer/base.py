@@ -248,7 +248,8 @@ class Transfer(Method):
 
 
 def load(folder: Path | str, model: Model | VLM | str | None = None, system: str | type = "") -> Transfer:
-    """A fitted system from its folder. `model` is the VLM it was fitted on (default: found by its name).
+    """A fitted system from its folder. `model` is the VLM it was fitted on (default: the one in the folder's `model/`,
+    where `emblema export` put it, or found by its name).
 
     `system` is the class, or the `.py` file, of a system of your own: a folder never says which file of code to run.
     Raises `BadCheckpoint` when the weights are not those it was fitted on.
@@ -266,7 +267,8 @@ def load(folder: Path | str, model: Model | VLM | str | None = None, system: str
     optim = Optim(**{k: _tuples(v) for k, v in settings.pop("optim").items()})
     fitted: Transfer = cls(optim=optim, **settings)
     if model is None or isinstance(model, str):
-        model = load_model(model or said["model"]["name"])
+        own = folder / "model"
+        model = load_model(model or (own if own.is_dir() else said["model"]["name"]))
     fitted._model = model if isinstance(model, Model) else Model(model, preprocess_of(model))
     found = weights_id(fitted._model.vlm)
     if found != said["model"]["weights"]:
