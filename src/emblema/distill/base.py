@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from emblema.core import find
@@ -25,6 +26,7 @@ from emblema.core.method import Method, Optim
 from emblema.data.pictures import flatten, open_picture
 from emblema.data.templates import templates_for
 from emblema.engine import seed
+from emblema.engine.crops import crop_vectors
 from emblema.engine.features import weights_id
 from emblema.engine.loader import Loader
 from emblema.engine.optimise import Step, optimise
@@ -32,6 +34,7 @@ from emblema.engine.train import preprocess_of
 from emblema.frameworks.vlm import VLM
 from emblema.model import Model, checked_labels
 from emblema.parts.prompts import hand_written
+from emblema.parts.proposals import Proposals
 
 OnStep = Callable[[Step], None]
 AT_ONCE = 16  # pictures
@@ -297,6 +300,21 @@ class Detecting(Distill):
         """Detections of classes with the vectors `text` [C, D] in uint8 [B, 3, S, S], in pixels of these squares: with
         labels and scores, overlapping ones suppressed."""
         raise NotImplementedError(f"{type(self).__name__} must define found()")
+
+    @staticmethod
+    def picture(pixels: Tensor) -> Image.Image:
+        """uint8 [3, S, S] as a picture for the teacher."""
+        return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+    def crops(self, batch: Batch, most: int) -> dict[str, Any]:
+        """The teacher's vectors of each picture's best `most` proposals, whatever their class:
+        {"regions": [[M, 4], ...], "vectors": [[M, D], ...]}
+        """
+        assert batch.images is not None
+        find = Proposals(most=most, side=self.image_size // 2)
+        given = [find(image) for image in batch.images]
+        pictures = [self.picture(image) for image in batch.images]
+        return {"regions": [b.xyxy for b in given], "vectors": crop_vectors(self._model, pictures, given)}
 
     def detect(self, images: Sequence[Any], labels: Sequence[str]) -> Iterator[Boxes]:
         """`Boxes` of each RGB picture, in its pixels."""

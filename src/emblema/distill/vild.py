@@ -10,15 +10,12 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from emblema.core.card import Card
 from emblema.core.errors import BadData
 from emblema.core.method import Optim
 from emblema.distill.base import Detecting, student_recipe
-from emblema.engine.regions import ZeroShotDetector
-from emblema.parts.proposals import Proposals
 from emblema.students.two_stage import TwoStage, class_logits, fused, suppressed
 
 
@@ -62,14 +59,7 @@ class ViLD(Detecting):
         return TwoStage(text, seen, body=self.body, width=self.width, double=double)
 
     def targets(self, teacher, batch):
-        if not self.image_weight:
-            return {}
-        assert batch.images is not None
-        find = Proposals(most=self.distilled, side=self.image_size // 2)
-        given = [find(image) for image in batch.images]
-        pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in batch.images]
-        crops = ZeroShotDetector(crops=(1.0, 1.5))
-        return {"regions": [b.xyxy for b in given], "vectors": crops.cropped(self._model, pictures, given)}
+        return self.crops(batch, self.distilled) if self.image_weight else {}
 
     def losses(self, student, batch):
         sampled = student.sample(batch.images, batch.boxes)
