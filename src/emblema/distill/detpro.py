@@ -50,7 +50,7 @@ class DetPro(Detecting):
     )
     context_length: int = 8  # M; 0: hand-written prompts
     edges: tuple[float, ...] = (0.5, 0.75)  # of the bands; the paper: 0.5, 0.6, 0.7, 0.8, 0.9
-    jitters: int = 4  # boxes moved from each base thing
+    jitters: int = 2  # boxes moved from each base thing
     prompt_steps: int = 200
     background: int = 10  # one background vector in so many is kept
     temperature: float = 0.01
@@ -95,10 +95,11 @@ class DetPro(Detecting):
             batch = self.collate([data[i]])
             true: Boxes = batch.boxes[0]  # type: ignore[index]
             dice = seed.generator(self.seed, "boxes", i)
-            proposed = self.crops(batch, self.distilled)["regions"][0]
-            boxes = torch.cat([true.xyxy, moved(true.xyxy, self.jitters, self.image_size, dice), proposed])
+            proposed = self.crops(batch, self.distilled)
+            near = torch.cat([true.xyxy, moved(true.xyxy, self.jitters, self.image_size, dice)])
             picture = self.picture(batch.images[0])  # type: ignore[index]
-            vectors += crop_vectors(self._model, [picture], [Boxes(boxes)])
+            vectors += [*crop_vectors(self._model, [picture], [Boxes(near)]), *proposed["vectors"]]
+            boxes = torch.cat([near, *proposed["regions"]])
             best, thing = box_iou(boxes, true.xyxy).max(1) if len(true) else (torch.zeros(len(boxes)), None)
             label = torch.full((len(boxes),), NOTHING)
             if thing is not None:
