@@ -70,12 +70,12 @@ def test_the_bias_is_a_prior_of_one_in_a_hundred():
 def test_logits_are_those_of_a_slow_loop():
     module = head()
     torch.nn.init.normal_(module.word_bias)
-    O, words, g = torch.randn(1, 3, 16), torch.randn(1, 4, 16), 0.3
-    found = module.compare(O, words, torch.tensor(math.exp(-g)))
+    regions, words, g = torch.randn(1, 3, 16), torch.randn(1, 4, 16), 0.3
+    found = module.compare(regions, words, torch.tensor(math.exp(-g)))
     for i in range(3):
         for j in range(4):
             w = words[0, j] / words[0, j].norm()
-            product = O[0, i] @ (module.words.weight @ (w / 2) + module.words.bias)
+            product = regions[0, i] @ (module.words.weight @ (w / 2) + module.words.bias)
             expected = product / math.exp(g) + w @ module.word_bias + module.bias
             torch.testing.assert_close(found[0, i, j], expected)
 

@@ -1,4 +1,4 @@
-"""Fusion of two legs: one transformer over [CLS_m; image tokens; text tokens] (FLAVA), or attention both ways (GLIP)."""
+"""Fusion of two legs: one transformer over [CLS_m; image; text tokens] (FLAVA), or attention both ways (GLIP)."""
 
 from __future__ import annotations
 

@@ -86,16 +86,16 @@ class GroundingHead(nn.Module):
                 words = self.read[i](words, real[:, None, None])
                 maps = [p.transpose(1, 2).unflatten(2, g) for p, g in zip(places.split(counts, 1), grids)]
             maps = [m + look(m) for m in maps]
-        O = flat(maps)  # [B, N, D]
-        stretch = self.stretch.repeat_interleave(torch.tensor(counts, device=O.device))  # [N]
-        logits = self.compare(O, words, scale)
-        return Regions(logits, self.boxes(O) * stretch[:, None], self.centre(O)[..., 0], real)
+        regions = flat(maps)  # [B, N, D]
+        stretch = self.stretch.repeat_interleave(torch.tensor(counts, device=regions.device))  # [N]
+        logits = self.compare(regions, words, scale)
+        return Regions(logits, self.boxes(regions) * stretch[:, None], self.centre(regions)[..., 0], real)
 
-    def compare(self, O: Tensor, words: Tensor, scale: Tensor) -> Tensor:
+    def compare(self, regions: Tensor, words: Tensor, scale: Tensor) -> Tensor:
         """O W'^T / exp(g) + b_l + b_0 in fp32: [B, N, D], [B, L, D] -> [B, N, L]"""
         W = F.normalize(words.float(), dim=-1)
         b_l = W @ self.word_bias  # [B, L]
-        return scale * O.float() @ self.words(W / 2).float().transpose(1, 2) + b_l[:, None] + self.bias
+        return scale * regions.float() @ self.words(W / 2).float().transpose(1, 2) + b_l[:, None] + self.bias
 
 
 def flat(maps: Sequence[Tensor]) -> Tensor:

@@ -160,9 +160,7 @@ class GLIP(Pretrain):
                 truth[b, own] = boxes.xyxy.to(device)[thing[b, own]]
 
         own = thing >= 0  # [B, N]
-        words = region_word(
-            regions.logits, T, regions.real, alpha=self.alpha, gamma=self.gamma, normaliser="sum"
-        )
+        words = region_word(regions.logits, T, regions.real, alpha=self.alpha, gamma=self.gamma, normaliser="sum")
         centred = centreness(middle(anchors).expand(B, N, 2)[own], truth[own])  # [P]
         predicted = decoded(regions.offsets.float(), anchors)[own]  # [P, 4]
         giou = generalized_box_iou_loss(predicted, truth[own], reduction="none")

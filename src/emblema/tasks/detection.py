@@ -1,7 +1,8 @@
 """Object detection: boxes of classes, out of words.
 
-A model is used zero-shot (`engine/regions.py`: proposals classified by their pictures), a `Detector`, or a model that
-was trained to find things, as it is. All classes compete in one run (generalised); AP of base, novel, rare, common and frequent classes are means of its classes.
+A model is used zero-shot (`engine/regions.py`: proposals classified by their pictures); a `Detector`, or a model that
+was trained to find things, as it is. All classes compete in one run (generalised); AP of base, novel, rare, common and
+frequent classes are means of its classes.
 """
 
 from __future__ import annotations
