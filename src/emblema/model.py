@@ -125,6 +125,7 @@ class Model:
 
     def try_images(self, images: Sequence[Picture] | Picture, *, projected: bool = True) -> tuple[Tensor, Errors]:
         """As `embed_images`, but broken pictures give rows of NaN and [(index, reason)]."""
+        self._compares()
         sources = as_sources(images)
         if not sources:
             return torch.empty(0, self.dim if projected else self.vlm.image.width), []
@@ -150,10 +151,12 @@ class Model:
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """[N, D] unit."""
+        self._compares()
         return self.encoder.texts(checked_texts(texts))
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """The same from the cache, computed when they are not there: for many texts that are asked for again."""
+        self._compares()
         texts = checked_texts(texts)
         return self.encoder.texts(texts) if self.cache is None else self.cache.texts(self.encoder, texts)
 
@@ -215,6 +218,13 @@ class Model:
         """Whether the model has a detector of its own."""
         return hasattr(self.vlm, "detect")
 
+    def _compares(self) -> None:
+        if self.finds:
+            raise NoSuchDoor(
+                f"{self.name} finds things in pictures and was not trained to compare whole pictures with texts: use "
+                "detect, or another model"
+            )
+
     def _found(self, pictures: Sequence[Image.Image], labels: Sequence[str], **options: Any) -> list[Boxes]:
         wanted, found = replace(self.preprocess, mode="pad"), []  # as it was trained
         for start in range(0, len(pictures), self.encoder.batch_size):
@@ -230,6 +240,7 @@ class Model:
 
     def features(self, data: Dataset, level: Level | str = Level.POOLED) -> Tensor:
         """Features of a data set from the cache, computed when they are not there: [N, ...]."""
+        self._compares()
         name = {"hidden": "hidden", Level.PATCHES: "patches", Level.EMBEDDED: "tokens"}.get(level, "pooled")
         if self.cache is None:
             return Features.compute(self.encoder, data, level)[name]

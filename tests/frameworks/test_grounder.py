@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 import emblema
-from emblema.core.errors import BadData
+from emblema.core.errors import BadData, NoSuchDoor
 from emblema.core.preprocess import Preprocess
 from emblema.encoders.tokenizers import train_bpe
 from emblema.frameworks import checkpoint
@@ -46,6 +46,14 @@ def test_boxes_are_in_the_pixels_of_the_picture_and_best_first():
         assert (boxes.xyxy >= 0).all() and (boxes.xyxy <= torch.tensor([width, height] * 2)).all()
         assert (boxes.scores.diff() <= 0).all()
     assert not len(model.detect(pictures(), LABELS, floor=0.9)[0])
+
+
+def test_whole_pictures_are_not_compared():
+    _, vlm = grounder()
+    model = Model(vlm, Preprocess(size=64), name="finder", precision="fp32", cache=False)
+    for ask in (lambda: model.classify(pictures(), LABELS), lambda: model.embed_texts(LABELS)):
+        with pytest.raises(NoSuchDoor, match="finder finds things .* use detect"):
+            ask()
 
 
 def test_a_picture_beside_its_padding_is_found_where_it_is():

@@ -1,4 +1,5 @@
 import json
+import signal
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from emblema.core.boxes import Boxes
 from emblema.core.errors import BadData, NoSuchDoor
 from emblema.core.method import Optim
 from emblema.data.scenes import Scenes
-from emblema.engine.train import preprocess_of, run_pretraining
+from emblema.engine import checkpoint
+from emblema.engine.train import Interrupted, preprocess_of, run_pretraining
 from emblema.model import Model
 from emblema.parts.anchors import answers_for, centreness, decoded, middle
 from emblema.pretrain.glip import GLIP
@@ -135,6 +137,24 @@ def test_four_scenes_are_learnt_by_heart(bundle):
     vlm = run_pretraining(system, data, steps=120, progress=False, quiet=True)
     model = Model(vlm, preprocess_of(vlm), precision="fp32", cache=False)
     assert Detection(resamples=1, images=0).run(model, data).metrics["AP50"].value > 0.5
+
+
+def test_stopped_and_resumed_is_bit_identical(bundle, tmp_path):
+    data, options = scenes(bundle).split("train"), {"save_every": 1, "progress": False, "quiet": True, "steps": 3}
+    system = method(optim=Optim(batch_size=4, precision="fp32"))
+    for run, stops in (("whole", False), ("run", True)):
+
+        def ask_to_stop(vlm, step):
+            signal.raise_signal(signal.SIGTERM)
+            return {}
+
+        if stops:
+            with pytest.raises(Interrupted):
+                run_pretraining(system, data, tmp_path / run, evaluate=ask_to_stop, evaluate_every=1, **options)
+        run_pretraining(system, data, tmp_path / run, **options)
+    for part in ("model", "optimizer"):
+        a, b = (checkpoint.latest(tmp_path / r) / f"{part}.safetensors" for r in ("whole", "run"))
+        assert a.read_bytes() == b.read_bytes(), part
 
 
 def test_from_the_verb_to_boxes_and_their_measure(bundle, tmp_path, capsys, monkeypatch):
