@@ -52,7 +52,7 @@ def test_whole_pictures_are_not_compared():
     _, vlm = grounder()
     model = Model(vlm, Preprocess(size=64), name="finder", precision="fp32", cache=False)
     for ask in (lambda: model.classify(pictures(), LABELS), lambda: model.embed_texts(LABELS)):
-        with pytest.raises(NoSuchDoor, match="finder finds things .* use detect"):
+        with pytest.raises(NoSuchDoor, match=r"finder finds things .* use detect"):
             ask()
 
 
