@@ -95,6 +95,7 @@ def test_prompts_are_shuffled_and_labels_follow_their_phrases(bundle):
     read = system.prepare(data)
     record = read[0]
     assert record.text == ". ".join(data.base_classes()) and data[0].text in record.texts
+    assert set(read[5].text.split(". ")) == {data.class_names[n] for n in read[5].labels}
     orders, mirrored, extra = set(), set(), set()
     for step in range(20):
         batch = system.collate([record], torch.Generator().manual_seed(step))

@@ -86,7 +86,7 @@ class GLIP(Pretrain):
     # -- data -----------------------------------------------------------------------------------------------------
 
     def prepare(self, data: Dataset) -> Dataset:
-        """The same pictures; every class name is said, so that a vocabulary can be learnt from the texts."""
+        """The same pictures; texts say the classes that they show, the first two all, for a vocabulary to be learnt."""
         tried = range(0, len(data), max(len(data) // 20, 1))
         if not any(data[i].boxes is not None for i in tried):
             raise BadData(f"{data.card.name} has no boxes, glip learns from boxes with class names: take emblem-scenes")
@@ -94,10 +94,12 @@ class GLIP(Pretrain):
         self._names = {number: name for number, name in enumerate(data.class_names) if name not in novel}
         if not self._names:
             raise BadData(f"{data.card.name} names no class that may be trained on")
-        said = prompt(list(self._names.values()))
 
-        def change(record: Record, _: int) -> Record:
-            return replace(record, text=said, texts=tuple(t for t in (record.text, *record.texts) if t is not None))
+        def change(record: Record, at: int) -> Record:
+            shown = [] if record.boxes is None or record.boxes.labels is None else record.boxes.labels.tolist()
+            said = [name for number, name in self._names.items() if at < 2 or number in shown]
+            texts = tuple(t for t in (record.text, *record.texts) if t is not None)
+            return replace(record, text=prompt(said) or None, texts=texts)
 
         return Captioned(data, change)
 
