@@ -43,6 +43,7 @@ from emblema.parts.decoder import next_words
 from emblema.parts.views import Views
 from emblema.report import claims
 from emblema.tasks.dense_metrics import confusion, mean_iou
+from emblema.tasks.detection import Detection
 from emblema.tasks.linear_probe import LinearProbe
 from emblema.tasks.protocols import Protocol
 from emblema.tasks.zero_shot import ZeroShot
@@ -272,6 +273,23 @@ def scenes() -> Any:
     return catalog.load("emblem-scenes").split("train")
 
 
+def coloured_scenes() -> Any:
+    """Scenes whose classes are a colour and a thing: "red car"."""
+    return catalog.load("emblem-scenes-pairs").split("train")
+
+
+def attribute_ap50(vlm: VLM) -> float:
+    """AP50 on scenes that show a thing in two colours, so that only the attribute tells which is meant."""
+    scenes = catalog.load("emblem-scenes-pairs").split("test")
+    things = [name.split(" ", 1)[1] for name in scenes.class_names]
+
+    def ambiguous(labels: tuple[int, ...]) -> bool:
+        return len({things[n] for n in labels}) < len(labels)
+
+    chosen = [i for i in range(400) if ambiguous(scenes[i].labels)]
+    return Detection(resamples=1, images=0).run(model_of(vlm), scenes.subset(chosen)).metrics["AP50"].value
+
+
 ARMS = {
     "clip": Arm("clip"),
     "slip": Arm("slip"),
@@ -287,8 +305,11 @@ ARMS = {
     "coca": Arm("coca"),
     "groupvit": Arm("groupvit", scenes, {"groups": (8, 4)}),
     "clip on scenes": Arm("clip", scenes),
+    "glip": Arm("glip", coloured_scenes, {"side": 3.0}, view=False),
+    "glip, late fusion": Arm("glip", coloured_scenes, {"side": 3.0, "fusion": False}, view=False),
 }
 SCENES = "emblem-scenes: 100 scenes of the test split"
+COLOURED = "emblem-scenes-pairs: those of 400 scenes of the test split that show a thing in two colours"
 OBJECTS, CAPTIONS = (
     "emblem-objects: animals and food, held-out families",
     "emblems: animals and food, held-out families",
@@ -316,6 +337,8 @@ CLAIMS = {
                            "minus nats", ("coca", caption_nats), ("coca", caption_nats_of_others), CAPTIONS),
     "groupvit": Claim("groupvit", "masks from class names: GroupViT's groups > CLIP's patch similarity (mean IoU)",
                       "mIoU", ("groupvit", scene_iou), ("clip on scenes", scene_iou), SCENES),
+    "glip": Claim("glip", "phrases that need an attribute: deep fusion > late fusion (AP50)", "AP50",
+                  ("glip", attribute_ap50), ("glip, late fusion", attribute_ap50), COLOURED),
 }  # fmt: skip
 
 

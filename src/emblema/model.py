@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from emblema.core.boxes import Boxes
 from emblema.core.errors import BadData, NoSuchDoor
 from emblema.core.find import find
 from emblema.core.preprocess import Preprocess
-from emblema.data.pictures import flatten, open_picture
+from emblema.data.pictures import flatten, geometry, load_image, open_picture
 from emblema.data.templates import fill
 from emblema.engine.dense import ZeroShotSegmenter, label_map
 from emblema.engine.encode import Encoder, Errors
@@ -124,6 +125,7 @@ class Model:
 
     def try_images(self, images: Sequence[Picture] | Picture, *, projected: bool = True) -> tuple[Tensor, Errors]:
         """As `embed_images`, but broken pictures give rows of NaN and [(index, reason)]."""
+        self._compares()
         sources = as_sources(images)
         if not sources:
             return torch.empty(0, self.dim if projected else self.vlm.image.width), []
@@ -149,10 +151,12 @@ class Model:
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """[N, D] unit."""
+        self._compares()
         return self.encoder.texts(checked_texts(texts))
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """The same from the cache, computed when they are not there: for many texts that are asked for again."""
+        self._compares()
         texts = checked_texts(texts)
         return self.encoder.texts(texts) if self.cache is None else self.cache.texts(self.encoder, texts)
 
@@ -202,12 +206,41 @@ class Model:
     ) -> list[Boxes]:
         """What of the labels is where: `Boxes` a picture, in its pixels, with `labels` (numbers) and `scores`.
 
-        `options` are the fields of `engine.regions.ZeroShotDetector` ("regions", "most_proposals", "floor", ...).
+        `options` are the fields of `engine.regions.ZeroShotDetector` ("regions", "most_proposals", "floor", ...). A
+        model that was trained to find things (GLIP) does it itself: options are those of `Grounder.detect`.
         """
+        if self.finds:
+            return self._found(as_pictures(images), checked_labels(labels), **options)
         return ZeroShotDetector(**options).detect(self, as_pictures(images), checked_labels(labels), templates)
+
+    @property
+    def finds(self) -> bool:
+        """Whether the model has a detector of its own."""
+        return hasattr(self.vlm, "detect")
+
+    def _compares(self) -> None:
+        if self.finds:
+            raise NoSuchDoor(
+                f"{self.name} finds things in pictures and was not trained to compare whole pictures with texts: use "
+                "detect, or another model"
+            )
+
+    def _found(self, pictures: Sequence[Image.Image], labels: Sequence[str], **options: Any) -> list[Boxes]:
+        wanted, found = replace(self.preprocess, mode="pad"), []  # as it was trained
+        for start in range(0, len(pictures), self.encoder.batch_size):
+            some = pictures[start : start + self.encoder.batch_size]
+            pixels = torch.stack([load_image(picture, wanted) for picture in some]).to(self.device)
+            for picture, boxes in zip(some, self.vlm.detect(pixels, labels, **options)):  # type: ignore[operator]
+                width, height, left, top = geometry(picture.width, picture.height, wanted.size, wanted.mode)
+                shrunk = torch.tensor([picture.width / width, picture.height / height] * 2)
+                xyxy = (boxes.xyxy + torch.tensor([left, top] * 2)) * shrunk
+                inside = xyxy.clamp(min=0).minimum(torch.tensor([picture.width, picture.height] * 2))
+                found.append(replace(boxes, xyxy=inside))
+        return found
 
     def features(self, data: Dataset, level: Level | str = Level.POOLED) -> Tensor:
         """Features of a data set from the cache, computed when they are not there: [N, ...]."""
+        self._compares()
         name = {"hidden": "hidden", Level.PATCHES: "patches", Level.EMBEDDED: "tokens"}.get(level, "pooled")
         if self.cache is None:
             return Features.compute(self.encoder, data, level)[name]

@@ -51,6 +51,8 @@ def detect(arguments: list[str], as_json: bool) -> Any:
     def run(model: Any, images: list, labels: list[str]) -> list:
         if not hasattr(model, "vlm"):
             return list(_said(model, "detect", images, labels))
+        if model.finds:
+            return model.detect(images, labels)
         settings = {"regions": options.regions, "most_proposals": options.proposals}
         return model.detect(images, labels, templates_of(options.templates), **settings)
 

@@ -112,13 +112,13 @@ def show(arguments: list[str], as_json: bool) -> Any:
         return _show_data(card)
     if kind == "protocols":
         return _show_protocol(card)
-    from emblema.report.docs import COMMANDS, fields_of
+    from emblema.report.docs import COMMANDS, command, fields_of
 
     found = fields_of(path) if path else []
     name = card["name"]
-    command = COMMANDS[kind].format(name=name) if kind in COMMANDS else f"emblema evaluate {name} --data NAME"
+    said = command(kind, card) if kind in COMMANDS else f"emblema evaluate {name} --data NAME"
     if as_json:
-        return {**card, "fields": found, "command": command}
+        return {**card, "fields": found, "command": said}
     print(f"{name}: {card['title']}")
     for key in ("paper", "year", "section", "framework", "reads", "needs", "objectives", "metric", "claim", "oracle"):
         value = card.get(key)
@@ -130,7 +130,7 @@ def show(arguments: list[str], as_json: bool) -> Any:
         table(("setting", "default", "type", ""), [(f["name"], f["default"], f["type"], f["help"]) for f in found])
     for text in card.get("deviations", ()):
         print(f"  deviates: {text}")
-    print(f"\n  {command}")
+    print(f"\n  {said}")
     if kind == "tasks" and (same := [c for c in cards_of("protocols") if c["name"] == name]):
         print()
         _show_protocol(same[0])

@@ -108,6 +108,16 @@ class TrainedTokenizer:
         said = f"{type(self).__qualname__}:{self.policy}:{self.core.to_str(pretty=False)}"
         return hashlib.sha256(said.encode()).hexdigest()
 
+    def offsets(self, text: str) -> tuple[str, list[tuple[int, int]]]:
+        """The cleaned text, and for each token of the uncut row the characters [from, to) of it that it stands for.
+
+        Start and end tokens stand for none: (0, 0).
+        """
+        cleaned = self.clean(text)
+        words = self.core.encode(cleaned, add_special_tokens=False).offsets
+        start, end = ([(0, 0)] * (x is not None) for x in (self.policy.start_id, self.policy.end_id))
+        return cleaned, [*start, *words, *end]
+
     def clean(self, text: str) -> str:
         """What the vocabulary is asked about."""
         text = self._clean(text)

@@ -41,6 +41,7 @@ class LogitScale(nn.Module):
         "groupvit": {"param": "log", "init": 0.07, "maximum": 100.0, "bound_at": "forward"},
         "declip": {"param": "log", "init": math.exp(-3), "minimum": math.exp(3), "maximum": 100.0},
         "otter": {"param": "log", "init": math.exp(-3.9), "minimum": 1.0, "maximum": 100.0},
+        "glip": {"param": "log", "init": 1.0},  # stores -g of 1 / exp(g)
     }
 
     def __init__(
@@ -73,7 +74,7 @@ class LogitScale(nn.Module):
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> LogitScale:
-        """The convention of a published system: clip, align, albef, zerovl, siglip, unicl, declip, otter."""
+        """The convention of a published system: see `PRESETS`."""
         if name not in cls.PRESETS:
             raise ValueError(f"no LogitScale preset {name!r}, expected one of {', '.join(cls.PRESETS)}.")
         return cls(**(cls.PRESETS[name] | changes))

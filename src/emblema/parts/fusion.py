@@ -1,4 +1,4 @@
-"""Fusion of two legs: one transformer over [CLS_m; image tokens; text tokens] (FLAVA's multi-modal encoder)."""
+"""Fusion of two legs: one transformer over [CLS_m; image; text tokens] (FLAVA), or attention both ways (GLIP)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from emblema.core.tokens import Tokens
-from emblema.encoders.block import Block, LayerNorm
+from emblema.encoders.block import Attention, Block, LayerNorm
 
 
 @dataclass(frozen=True)
@@ -57,3 +57,34 @@ class FusionEncoder(nn.Module):
         for block in self.blocks:
             x = block(x, real[:, None, None])
         return Joint(self.norm(x), x_image.shape[1], real)
+
+
+class BidirectionalAttention(nn.Module):
+    """GLIP's deep fusion: places read words and words read places, by one matrix of scores.
+
+    What is read is added with a learned weight a channel that starts at `weight`. Scores are bounded to +-50,000, so
+    that they fit fp16.
+    """
+
+    def __init__(self, width: int, heads: int, weight: float = 1.0, eps: float = 1e-5):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of {heads} heads")
+        self.heads = heads
+        self.norm_places, self.norm_words = LayerNorm(width, eps=eps), LayerNorm(width, eps=eps)
+        self.places, self.words = nn.Linear(width, 2 * width), nn.Linear(width, 2 * width)  # score, value
+        self.to_places, self.to_words = nn.Linear(width, width), nn.Linear(width, width)
+        self.weight_places = nn.Parameter(torch.full((width,), weight))
+        self.weight_words = nn.Parameter(torch.full((width,), weight))
+
+    split, merge = Attention.split, Attention.merge
+
+    def forward(self, places: Tensor, words: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """places [B, N, D], words [B, L, D], real [B, L] False at padding -> both, informed by the other."""
+        q, v_places = map(self.split, self.places(self.norm_places(places)).chunk(2, -1))  # each [B, heads, N, d]
+        k, v_words = map(self.split, self.words(self.norm_words(words)).chunk(2, -1))  # each [B, heads, L, d]
+        score = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).clamp(-50_000, 50_000)  # [B, heads, N, L]
+        read = score.masked_fill(~real[:, None, None], -torch.inf).softmax(-1) @ v_words  # [B, heads, N, d]
+        heard = score.transpose(-1, -2).softmax(-1) @ v_places  # [B, heads, L, d]
+        places = places + self.weight_places * self.to_places(self.merge(read))
+        return places, words + self.weight_words * self.to_words(self.merge(heard))

@@ -26,6 +26,13 @@ COMMANDS = {
 }
 
 
+def command(family: str, card: dict[str, Any]) -> str:
+    """What to type to run a system on bundled data: scenes for one that learns from boxes or masks."""
+    said = COMMANDS[family].format(name=card["name"])
+    boxed = {"boxes", "masks"} & set(card.get("needs") or ())
+    return said.replace("--data emblems ", "--data emblem-scenes ") if boxed else said
+
+
 def fields_of(path: Path) -> list[dict[str, str]]:
     """Name, type, default and comment of each field of the class with the card, and of its bases in `base.py`."""
     own = _class_fields(path)
@@ -87,7 +94,7 @@ def method_page(card: dict[str, Any]) -> str:
         ("parity oracle", card.get("oracle") or "-"),
     ]
     parts += [f"```\n{card['equation']}\n```", tables.markdown(["", ""], facts)]
-    parts += [f"## Run\n\n```\n{COMMANDS[family].format(name=name)}\n```"]
+    parts += [f"## Run\n\n```\n{command(family, card)}\n```"]
     rows = [[f"`{f['name']}`", f"`{f['type']}`", f"`{f['default']}`", f["help"]] for f in fields_of(path)]
     parts += ["## Fields\n\n" + tables.markdown(["field", "type", "default", ""], rows)]
     if card.get("deviations"):

@@ -156,12 +156,13 @@ def fused(p_text: Tensor, p_image: Tensor, base: Tensor, share: float = 2 / 3) -
     return p_text**power * p_image ** (1 - power)
 
 
-def suppressed(xyxy: Tensor, scores: Tensor, overlap: float = 0.5, most: int = 100) -> Boxes:
-    """Boxes [N, 4] with scores [N, C] as detections: overlapping ones of a class suppressed, best first."""
+def suppressed(xyxy: Tensor, scores: Tensor, overlap: float = 0.5, most: int = 100, floor: float = -1.0) -> Boxes:
+    """Boxes [N, 4] with scores [N, C] as detections: those above `floor`, overlapping ones of a class suppressed, best
+    first."""
     row = torch.arange(len(xyxy)).repeat_interleave(scores.shape[1])
     label = torch.arange(scores.shape[1]).repeat(len(xyxy))
     flat = scores.flatten()
-    sound = ((xyxy[row, 2:] - xyxy[row, :2]).amin(1) >= 1).nonzero()[:, 0]
+    sound = ((xyxy[row, 2:] - xyxy[row, :2]).amin(1) >= 1).logical_and(flat > floor).nonzero()[:, 0]
     row, label, flat = row[sound], label[sound], flat[sound]
     kept = batched_nms(xyxy[row], flat, label, overlap)[:most]
     return Boxes(xyxy[row[kept]], labels=label[kept], scores=flat[kept])

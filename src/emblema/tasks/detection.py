@@ -1,7 +1,8 @@
 """Object detection: boxes of classes, out of words.
 
-A model is used zero-shot (`engine/regions.py`: proposals classified by their pictures), a `Detector` as it is. All
-classes compete in one run (generalised); AP of base, novel, rare, common and frequent classes are means of its classes.
+A model is used zero-shot (`engine/regions.py`: proposals classified by their pictures); a `Detector`, or a model that
+was trained to find things, as it is. All classes compete in one run (generalised); AP of base, novel, rare, common and
+frequent classes are means of its classes.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class Detection(Task):
         self, model: Any, data: Dataset, records: Sequence[Record], names: list[str], given: dict | None
     ) -> list[Boxes]:
         images = [rgb(record) for record in records]
-        if not hasattr(model, "vlm"):
+        if _finds(model):
             detector: Detector = model
             return list(detector.detect(images, names))
         if self.kind == "masks":
@@ -102,12 +103,19 @@ class Detection(Task):
         return "masks" if self.kind == "masks" else ""
 
     def system(self, model) -> str:
+        if _finds(model):
+            return "grounded"
         return f"zero-shot-{self.zero_shot.regions}" + (
             f"-{short_hash(Path(self.proposals).read_text(encoding='utf-8'))[:6]}" if self.proposals else ""
         )
 
     def template_set(self, model, data) -> str:
-        return template_id(*wording(self.templates, data)) if hasattr(model, "vlm") else ""
+        return "" if _finds(model) else template_id(*wording(self.templates, data))
+
+
+def _finds(model: Any) -> bool:
+    """Whether it finds things itself: a student, or a model with a detector of its own."""
+    return not hasattr(model, "vlm") or model.finds
 
 
 def score(found: list[Matched], told: Vocabulary, truth: Sequence[Boxes], images: int, resamples: int = 200) -> Outcome:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from emblema.core.batch import Batch
+from emblema.core.boxes import Boxes
 from emblema.core.card import Card
 from emblema.core.method import Method
 from emblema.core.preprocess import Preprocess
@@ -44,6 +45,14 @@ class ByteTokenizer:
             ids[i, : len(row)] = torch.tensor(row)
         return TextIds(ids, length, cut)
 
+    def clean(self, text: str) -> str:
+        return text
+
+    def offsets(self, text: str) -> tuple[str, list[tuple[int, int]]]:
+        """The characters [from, to) that each token stands for; start and end stand for none."""
+        places = [(i, i + 1) for i, c in enumerate(text) for _ in c.encode()]
+        return text, [(0, 0), *places, (0, 0)]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Ids back to text, without start, end and padding."""
         return bytes(int(i) - 1 for i in ids if 0 < i < self.start).decode(errors="replace")
@@ -65,12 +74,20 @@ def tiny_model(seed: int = 0, **options: Any):
     return Model(tiny_vlm(seed), Preprocess(size=32), name="tiny", **options)
 
 
-def tiny_batch(size: int = 8, views: int = 2, pixels: int = 32, seed: int = 0) -> Batch:
-    """Random pictures with captions, labels and views."""
+def tiny_batch(size: int = 8, views: int = 2, pixels: int = 32, seed: int = 0, boxes: bool = False) -> Batch:
+    """Random pictures with captions, labels and views; with `boxes`, one or two a picture of what its caption says.
+
+    Their labels are 0: the caption is the only phrase.
+    """
     g = torch.Generator().manual_seed(seed)
 
     def pictures() -> Tensor:
         return torch.randint(0, 256, (size, 3, pixels, pixels), dtype=torch.uint8, generator=g)
+
+    def things(count: int) -> Boxes:
+        corner = torch.rand(count, 2, generator=g) * pixels / 2
+        side = (0.25 + 0.25 * torch.rand(count, 2, generator=g)) * pixels
+        return Boxes(torch.cat([corner, corner + side], 1), labels=torch.zeros(count, dtype=torch.long))
 
     return Batch(
         keys=[f"record-{i}" for i in range(size)],
@@ -79,6 +96,7 @@ def tiny_batch(size: int = 8, views: int = 2, pixels: int = 32, seed: int = 0) -
         texts=[f"a {WORDS[i % len(WORDS)]} number {i}" for i in range(size)],
         other_texts=[[f"one {WORDS[i % len(WORDS)]}" for i in range(size)]],
         labels=torch.arange(size) % 4,
+        boxes=[things(1 + i % 2) for i in range(size)] if boxes else None,
         progress=0.5,
         generator=torch.Generator().manual_seed(seed),
     )
@@ -97,7 +115,8 @@ def check_method(cls: type[Method]) -> None:
 
         return check_distill(cls)
     module = _built(method)
-    batch = tiny_batch(views=getattr(method, "views", 0) or 2, pixels=_pixels(module))
+    views, needs = getattr(method, "views", 0) or 2, "boxes" in card.needs
+    batch = tiny_batch(views=views, pixels=_pixels(module), boxes=needs)
     first = _check_losses(method, module, batch, card.name)
     _check_gradients(method, module, batch, card.name)
     again = _loss_values(method, _built(method), batch)
@@ -200,6 +219,8 @@ def _same(a: Any, b: Any) -> bool:
         return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b))
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if isinstance(a, Boxes):
+        return isinstance(b, Boxes) and _same(vars(a), vars(b))
     return a == b
 
 
