@@ -34,6 +34,8 @@ FEW = (("fashion", None), ("digits", None), ("emblem-silhouettes", 20), ("emblem
 HALVES = (("emblem-animals", 40), ("emblem-food", 40), ("emblem-travel", 40), ("emblem-silhouettes", None))
 UNLABELLED = (("fashion", None), ("emblem-silhouettes", 20), ("emblem-food", 20))
 SINGLE = (("emblem-silhouettes", 20), ("emblem-food", 20))
+SLOW = (("emblem-silhouettes", 20), ("emblem-food", 20))  # for systems whose gradients run through the image tower
+SLOW_HALVES = (("emblem-food", 40),)
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,10 @@ NOVEL: dict[str, Any] = {"protocol": "base-to-novel", "data": HALVES, "metric": 
 COOP, ZERO = Arm("coop"), Arm()
 COOP_4 = Arm("coop", WORDS)
 ONE = {"batch_size": 8}  # so that prompts of single pictures and common ones see as many
+EIGHT = {"batch_size": 8}
+TUNED: dict[str, Any] = {"data": SLOW, "steps": 100}  # few steps: each runs a tower forth and back
+TUNED_NOVEL: dict[str, Any] = {"protocol": "base-to-novel", "data": SLOW_HALVES, "steps": 100}
+FREE = {"image_weight": 0.0, "text_weight": 0.0, "logit_weight": 0.0, "centre": 0.0}
 HAND = lambda template: Arm("clip_adapter", {"ratio": 0.0, "templates": (template,)}, {"steps": 1})
 
 CLAIMS = (
@@ -102,7 +108,22 @@ CLAIMS = (
     Claim("lasp", Arm("lasp"), Arm("lasp", {"weight": 0.0}), **NOVEL),
     Claim("cocoop", Arm("cocoop", {}, ONE), Arm("coop", WORDS, ONE), **NOVEL),
     Claim("vpt", Arm("vpt", {"samples": 4}, ONE), Arm("vpt", {"samples": 0}, ONE), **NOVEL),
-)
+    Claim("svl_adapter", Arm("svl_adapter"), ZERO, data=SLOW),
+    Claim("fine_tune", Arm("fine_tune", {}, EIGHT), ZERO, **TUNED),
+    Claim("vp", Arm("vp", {}, EIGHT), ZERO, **TUNED),
+    Claim("wise_ft", Arm("wise_ft", {}, EIGHT), Arm("wise_ft", {"alpha": 1.0}, EIGHT), "domain-shift",
+          data=(("emblem-objects", 40),), steps=100),
+    Claim("lora", Arm("lora", {}, EIGHT), Arm("coop", {}, EIGHT), **TUNED),
+    Claim("clipfit", Arm("clipfit", {}, EIGHT), Arm("coop", {}, EIGHT), **TUNED),
+    Claim("upt", Arm("upt", {}, EIGHT), Arm("upt", {"joint": 0}, EIGHT), **TUNED),
+    Claim("cavpt", Arm("cavpt", {}, EIGHT), Arm("cavpt", {"likely": 0}, EIGHT), **TUNED),
+    Claim("reprompt", Arm("reprompt", {}, EIGHT), Arm("reprompt", {"mix": 0.0}, EIGHT), **TUNED),
+    Claim("maple", Arm("maple", {}, EIGHT), Arm("coop", WORDS, EIGHT), metric="harmonic", **TUNED_NOVEL),
+    Claim("rpo", Arm("rpo", {}, EIGHT), Arm("coop", WORDS, EIGHT), metric="harmonic", **TUNED_NOVEL),
+    Claim("promptsrc", Arm("promptsrc", {}, EIGHT), Arm("promptsrc", FREE, EIGHT), metric="novel", **TUNED_NOVEL),
+    Claim("coprompt", Arm("coprompt", {}, EIGHT), Arm("coprompt", {"weight": 0.0}, EIGHT), metric="novel",
+          **TUNED_NOVEL),
+)  # fmt: skip
 
 
 def score(arm: Arm, claim: Claim, model: Any, name: str, classes: int | None) -> dict[str, Any]:
@@ -159,6 +180,25 @@ def checked(claim: Claim, model: Any) -> dict[str, Any]:
     )
 
 
+def smoke(claim: Claim, model: Any) -> None:
+    """Whether both arms run: two steps on the first data set, under one seed. Says what the claim may cost."""
+    rule = replace(protocols.load(claim.protocol), seeds=SEEDS[:1])
+    rule = rule if claim.shots is None else replace(rule, shots=(claim.shots,))
+    name, classes = claim.data[0]
+    for arm in (claim.better, claim.than):
+        began, stamps = time.perf_counter(), []
+        for steps in (2, 12):
+            found = bench.compare({"arm": arm.build(steps)}, model, rule, name, classes=classes)
+            if found.failed:
+                print(f"{claim.system}: {arm.key}: {found.failed['arm']}", flush=True)
+                return
+            stamps.append(time.perf_counter() - began - sum(stamps))
+        each = max(stamps[1] - stamps[0], 0) / 10
+        whole = len(SEEDS) * len(claim.data) * (stamps[1] + each * (claim.steps - 12))
+        value = bench.headline(found.outcomes["arm"][0].line)
+        print(f"{claim.system}: {arm.key}: {value:.3f}, {each:.2f} s a step, {whole:.0f} s in all", flush=True)
+
+
 def said(arm: Arm, side: str, names: dict[str, Arm]) -> str:
     """The arm's name; settings only where both arms are the same system."""
     name = arm.system or "zero-shot"
@@ -178,11 +218,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Claims of transfer papers, as result lines.")
     parser.add_argument("--claims", nargs="*", help="systems; default: all")
     parser.add_argument("--model", default="default")
+    parser.add_argument("--smoke", action="store_true", help="two steps and one seed, printed and not kept")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "transfer.jsonl")
     options = parser.parse_args()
     model = emblema.load(options.model)
     for claim in CLAIMS:
         if options.claims and claim.system not in options.claims:
+            continue
+        if options.smoke:
+            smoke(claim, model)
             continue
         try:
             line = checked(claim, model)
