@@ -6,8 +6,8 @@
 A ViT-B/32 with random weights, 100 classes with 16 pictures each in one view, CoOp with 16 words in batches of 32,
 Tip-Adapter-F in batches of 256. The official step is written here as the plain loop that the authors' code runs, on
 open_clip's modules with our weights: all pictures of the batch through the image tower and, for CoOp, all prompts of 77
-positions through the text tower, forward and backward. It gets normalised floats for nothing, and no side is charged for
-decoding. Steps take turns; a ratio is of two steps of one round, the median over rounds is reported with its
+positions through the text tower, forward and backward. It gets normalised floats for nothing, and no side is charged
+for decoding. Steps take turns; a ratio is of two steps of one round, the median over rounds is reported with its
 range. Ratios of whole runs come from the same rounds: our side is charged for encoding every picture once, and each
 side for all its steps. "On stored features" is the plain Tip-Adapter-F loop when it encodes nothing.
 `--bf16` adds both sides in bf16, for processors that have it. `--curves` trains a small model in fp32 by both loops for
@@ -78,10 +78,8 @@ def model(shape: TwoTower) -> VLM:
 class Ours:
     """A system in `emblema.engine`, as `fit` runs it, a step at a time."""
 
-    def __init__(
-        self, system: Transfer, encoder: Encoder, pixels: Tensor, labels: Tensor, names: list[str], steps: int
-    ):
-        self.system, self.encoder, self.steps = system, encoder, steps
+    def __init__(self, system: Transfer, encoder: Encoder, pixels: Tensor, labels: Tensor, names: list[str]):
+        self.system, self.encoder, self.steps = system, encoder, system.optim.steps or 1
         parts = [encoder.encode(some, "joint") for some in pixels.split(ENCODED)]
         arrays = {name: torch.cat([part[name] for part in parts])[None] for name in parts[0]}
         keys = [str(i) for i in range(len(labels))]
