@@ -9,6 +9,7 @@ from emblema.core.card import DatasetCard
 from emblema.core.errors import BadData
 from emblema.data.datasets import Records
 from emblema.tasks.rare_action import RareAction
+from emblema.tasks.zero_shot import ZeroShot
 
 ACTIONS = [("cut", "phone"), ("cut", "egg"), ("hammer", "phone"), ("weigh", "shoe"), ("weigh", "egg")]
 
@@ -103,5 +104,7 @@ def test_what_is_not_said_is_asked_for():
     nothing.columns["annotation"] = [0] * 120
     with pytest.raises(BadData, match="no clip of rare shows the action"):
         RareAction().run(Scored(torch.zeros(120, 5)), nothing)
+    with pytest.raises(BadData, match="asked about, not what is seen"):
+        ZeroShot().run(Scored(torch.zeros(120, 5)), clips())
     with pytest.raises(BadData, match="NaN"):
         RareAction().run(Scored(torch.full((120, 5), torch.nan)), clips())

@@ -150,6 +150,10 @@ class Task:
 
 def labels_of(data: Dataset) -> Tensor:
     """The labels [N] of a labelled set."""
+    if "annotation" in getattr(data, "columns", {}):
+        raise BadData(
+            f"the labels of {data.card.name} are what was asked about, not what is seen: `evaluate rare-action`"
+        )
     found = list(column(data, "label"))
     missing = sum(label is None or label < 0 for label in found)
     if missing or not found:
