@@ -74,3 +74,7 @@ def test_the_mixture_and_its_share():
     y = torch.tensor(val.labels)
     right = lambda s: (s.predict(val).argmax(-1) == y).float().mean()
     assert right(fitted(val)) >= max(right(fitted(mix=m)) for m in (0.0, 0.5, 0.9))
+
+
+def test_without_the_vote_no_share_is_chosen():
+    assert float(fitted(DATA.split("val"), mix=0.0).module_.mix) == 0

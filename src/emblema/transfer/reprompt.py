@@ -48,7 +48,7 @@ class RePrompt(Transfer):
     neighbours: int = 8
     retrieved: bool = True  # neighbours prompt the first layer
     beta: float = 0.5  # weight of the neighbours in the loss
-    mix: float = 0.3  # their weight in the answer, before it is chosen on validation pictures
+    mix: float = 0.3  # their weight in the answer, before it is chosen on validation pictures; 0: none
     optim: Optim = field(default_factory=lambda: coop_recipe(epochs=50.0))
 
     def build(self, vlm, class_names):
@@ -73,7 +73,12 @@ class RePrompt(Transfer):
 
     @torch.no_grad()
     def select(self, module: Any, val: Inputs):
-        """The most accurate share of the neighbours' vote among 0, 0.1, ... 0.9; the smallest of equals."""
+        """The most accurate share of the neighbours' vote among 0, 0.1, ... 0.9; the smallest of equals.
+
+        A system whose `mix` is 0 does without the vote, so nothing is chosen.
+        """
+        if not self.mix:
+            return
         inputs: list[Any] = [batch.x for batch in val.in_order()]
         near = [module.near(x.pooled) for x in inputs]
         logits = torch.cat([module.answer(x, n) for x, n in zip(inputs, near)])
