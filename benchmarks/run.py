@@ -18,6 +18,7 @@ COMMANDS = (
     ("coop.py", "--rounds", "3"),
     ("decode.py", "--rounds", "20"),
     ("latency.py",),
+    ("coop.py", "--rounds", "5"),
 )
 
 for script, *options in COMMANDS:
