@@ -166,7 +166,7 @@ def test_deleting_a_system_breaks_nothing_else(copy_of_package):
         code, out, error = run("list", "pretrain", package=copy_of_package)
         assert code == 0 and "clip" in out and "slip" not in out, error
         code, _, error = run("pretrain", "slip", package=copy_of_package)
-        assert code == 2 and "no pretrain system 'slip'; did you mean clip" in error
+        assert code == 2 and "no pretrain system 'slip'; did you mean glip or clip" in error
         script = "import emblema.cli, emblema.model, emblema.pretrain.clip, emblema.tasks.zero_shot, emblema.testing"
         env = os.environ | {"PYTHONPATH": str(copy_of_package.parent), "OMP_NUM_THREADS": "1"}
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, timeout=120)
