@@ -175,15 +175,6 @@ def checked(claim: Claim, model: Model) -> dict[str, Any]:
     )
 
 
-def replace_line(path: Path, line: dict[str, Any]) -> None:
-    """Write the claim line in place of an earlier one of the same claim."""
-    mark = lambda one: (one["system"], one["claim"], one["metric"])
-    lines = [json.loads(row) for row in path.read_text().splitlines()] if path.exists() else []
-    lines = [one for one in lines if mark(one) != mark(line)] + [claims.checked(line)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(one, ensure_ascii=False, allow_nan=False) + "\n" for one in lines))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Claims of distillation papers, as result lines.")
     parser.add_argument("--claims", nargs="+", choices=sorted({claim.system for claim in CLAIMS}))
@@ -200,7 +191,7 @@ def main() -> None:
         except Exception as error:  # the other claims go on
             print(f"{claim.system}: {type(error).__name__}: {' '.join(str(error).split())}", flush=True)
             continue
-        replace_line(options.out, line)
+        claims.replace(options.out, line, ("system", "claim", "metric"))
         d = line["difference"]
         print(f"{claim.system}: {line['verdict']}, {d['value']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]", flush=True)
 

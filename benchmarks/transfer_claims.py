@@ -233,18 +233,9 @@ def main() -> None:
         except Exception as error:  # the other claims go on
             print(f"{claim.system}: {type(error).__name__}: {' '.join(str(error).split())}", flush=True)
             continue
-        replace_line(options.out, line)
+        claims.replace(options.out, line)
         d = line["difference"]
         print(f"{claim.system}: {line['verdict']}, {d['value']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]", flush=True)
-
-
-def replace_line(path: Path, line: dict[str, Any]) -> None:
-    """Write the claim line in place of an earlier one of the same system and metric."""
-    same = lambda one: one.get("kind") == "claim" and (one["system"], one["metric"]) == (line["system"], line["metric"])
-    lines = [one for one in map(json.loads, path.read_text().splitlines()) if not same(one)] if path.exists() else []
-    lines.append(claims.checked(line))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(one, ensure_ascii=False, allow_nan=False) + "\n" for one in lines))
 
 
 if __name__ == "__main__":

@@ -141,3 +141,14 @@ def test_the_documents_hold_a_page_a_family(tmp_path):
     assert docs.stale(tmp_path) == []
     (tmp_path / "docs" / "results" / "transfer.md").write_text("typed by hand")
     assert docs.main(["--check", str(tmp_path)]) == 1
+
+
+def test_a_line_takes_the_place_of_an_earlier_one_of_the_same_claim(tmp_path):
+    path = tmp_path / "results" / "x.jsonl"
+    other = line() | {"metric": "other"}
+    for one in (line(), other, line() | {"seconds": 7.0}):
+        claims.replace(path, one)
+    found = [json.loads(row) for row in path.read_text().splitlines()]
+    assert [(one["metric"], one["seconds"]) for one in found] == [("other", other["seconds"]), (line()["metric"], 7.0)]
+    claims.replace(path, other | {"claim": "another"}, ("system", "claim", "metric"))
+    assert len(path.read_text().splitlines()) == 3

@@ -16,13 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emblema.core.boxes import Boxes
 from emblema.core.card import Card
 from emblema.core.errors import BadData, PromptTooLong
 from emblema.core.method import Optim
 from emblema.distill.base import Detecting, student_recipe
 from emblema.engine import seed
-from emblema.engine.crops import crop_vectors
 from emblema.frameworks.vlm import VLM
 from emblema.parts.prompts import Borrowed, embedded
 from emblema.parts.queue import FeatureQueue
@@ -80,8 +78,8 @@ class BARON(Detecting):
     def targets(self, teacher, batch):
         """Regions of bags [N, 4], the bag of each [N], and the teacher's vectors of the bags' hulls [G, D]."""
         assert batch.images is not None and batch.boxes is not None
-        proposed = self.crops(batch, self.distilled)["regions"]
-        found: dict[str, list[Tensor]] = {"regions": [], "bag": [], "hulls": [], "vectors": []}
+        proposed = self.proposals(batch, self.distilled)
+        found: dict[str, list[Tensor]] = {"regions": [], "bag": [], "hulls": []}
         for key, image, true, more in zip(batch.keys, batch.images, batch.boxes, proposed):
             dice = seed.generator(self.seed, "bags", key)
             bags = [
@@ -93,8 +91,7 @@ class BARON(Detecting):
             found["regions"].append(torch.cat(bags) if bags else torch.empty(0, 4))
             found["bag"].append(torch.tensor([i for i, b in enumerate(bags) for _ in b], dtype=torch.long))
             found["hulls"].append(torch.stack(hulls) if hulls else torch.empty(0, 4))
-            found["vectors"] += crop_vectors(self._model, [self.picture(image)], [Boxes(found["hulls"][-1])], (1.0,))
-        return found
+        return found | {"vectors": self.vectors(batch, found["hulls"], (1.0,))}
 
     def bag(self, box: Tensor, size: int, dice: torch.Generator) -> Tensor:
         """A box and some of its eight neighbours, itself first: [G, 4]"""

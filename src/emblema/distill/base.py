@@ -26,7 +26,7 @@ from emblema.core.method import Method, Optim
 from emblema.data.pictures import flatten, open_picture
 from emblema.data.templates import templates_for
 from emblema.engine import seed
-from emblema.engine.crops import crop_vectors
+from emblema.engine.crops import CropVectors
 from emblema.engine.features import weights_id
 from emblema.engine.loader import Loader
 from emblema.engine.optimise import Step, optimise
@@ -98,7 +98,7 @@ class Distill(Method):
         """Learn a student from pictures. Returns self."""
         self._model = teacher if isinstance(teacher, Model) else Model(teacher, preprocess_of(teacher))
         self._names, self._wording = checked_labels(data.class_names), tuple(templates_for(data.card.name))
-        vars(self)["_texts"] = {}
+        vars(self)["_texts"], vars(self)["_crops"] = {}, {}
         novel = data.novel_classes() if hasattr(data, "novel_classes") else []  # type: ignore[attr-defined]
         vars(self)["_facts"] = {"novel": [name for name in self._names if name in novel]}
         with seed.forked(self.seed, "build"):
@@ -306,15 +306,19 @@ class Detecting(Distill):
         """uint8 [3, S, S] as a picture for the teacher."""
         return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
-    def crops(self, batch: Batch, most: int) -> dict[str, Any]:
-        """The teacher's vectors of each picture's best `most` proposals, whatever their class:
-        {"regions": [[M, 4], ...], "vectors": [[M, D], ...]}
-        """
+    def proposals(self, batch: Batch, most: int) -> list[Tensor]:
+        """The best `most` boxes of each picture, whatever their class: [M, 4] each"""
         assert batch.images is not None
         find = Proposals(most=most, side=self.image_size // 2)
-        given = [find(image) for image in batch.images]
-        pictures = [self.picture(image) for image in batch.images]
-        return {"regions": [b.xyxy for b in given], "vectors": crop_vectors(self._model, pictures, given)}
+        return [find(image).xyxy for image in batch.images]
+
+    def vectors(self, batch: Batch, boxes: Sequence[Tensor], scales: Sequence[float] = (1.0, 1.5)) -> list[Tensor]:
+        """What the teacher says of the boxes [M, 4] of each picture, cropped in these sizes: [M, D] unit each"""
+        assert batch.images is not None
+        kept = vars(self).setdefault("_crops", {})
+        if scales not in kept:
+            kept[scales] = CropVectors(self._model, scales)
+        return kept[scales]([self.picture(image) for image in batch.images], [Boxes(xyxy) for xyxy in boxes])
 
     def detect(self, images: Sequence[Any], labels: Sequence[str]) -> Iterator[Boxes]:
         """`Boxes` of each RGB picture, in its pixels."""

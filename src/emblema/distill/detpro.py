@@ -21,9 +21,8 @@ from emblema.core.errors import BadData
 from emblema.core.method import Optim
 from emblema.distill.base import Detecting, student_recipe
 from emblema.engine import seed
-from emblema.engine.crops import crop_vectors
 from emblema.parts.prompts import PromptedText
-from emblema.students.two_stage import TwoStage, class_logits, fused, suppressed
+from emblema.students.two_stage import TwoStage, class_logits, trained
 
 NOTHING = -1  # label of a box that covers no thing
 
@@ -95,11 +94,10 @@ class DetPro(Detecting):
             batch = self.collate([data[i]])
             true: Boxes = batch.boxes[0]  # type: ignore[index]
             dice = seed.generator(self.seed, "boxes", i)
-            proposed = self.crops(batch, self.distilled)
             near = torch.cat([true.xyxy, moved(true.xyxy, self.jitters, self.image_size, dice)])
-            picture = self.picture(batch.images[0])  # type: ignore[index]
-            vectors += [*crop_vectors(self._model, [picture], [Boxes(near)]), *proposed["vectors"]]
-            boxes = torch.cat([near, *proposed["regions"]])
+            proposed = self.proposals(batch, self.distilled)
+            vectors += [*self.vectors(batch, [near]), *self.vectors(batch, proposed)]  # the latter are asked for again
+            boxes = torch.cat([near, *proposed])
             best, thing = box_iou(boxes, true.xyxy).max(1) if len(true) else (torch.zeros(len(boxes)), None)
             label = torch.full((len(boxes),), NOTHING)
             if thing is not None:
@@ -134,7 +132,8 @@ class DetPro(Detecting):
         contexts.requires_grad_(False)
 
     def targets(self, teacher, batch):
-        return self.crops(batch, self.distilled)
+        regions = self.proposals(batch, self.distilled)
+        return {"regions": regions, "vectors": self.vectors(batch, regions)}
 
     def losses(self, student, batch):
         d = student.detector
@@ -147,16 +146,8 @@ class DetPro(Detecting):
         return sampled.losses | {"classes": classes, "image": self.image_weight * image}
 
     def found(self, student, images, text):
-        d, scale = student.detector, 1 / self.test_temperature
-        trained = self.text(self._model.vlm, self._names)[d.seen]
-        base = (text @ trained.T).amax(1) > 1 - 1e-5
-        _, boxes, r_text, r_image = d.look(images)
-        out = []
-        for xyxy, r, other in zip(boxes, r_text, r_image):
-            p = class_logits(r, text, d.background, scale).softmax(-1)[:, 1:]  # [N, C]
-            q = (scale * F.normalize(other, dim=-1) @ text.T).softmax(-1)
-            out.append(suppressed(xyxy, fused(p, q, base, self.share)))
-        return out
+        rows = self.text(self._model.vlm, self._names)[student.detector.seen]
+        return student.detector.found(images, text, 1 / self.test_temperature, trained(text, rows), self.share)
 
 
 class Prompted(nn.Module):

@@ -16,7 +16,7 @@ from emblema.core.card import Card
 from emblema.core.errors import BadData
 from emblema.core.method import Optim
 from emblema.distill.base import Detecting, student_recipe
-from emblema.students.two_stage import TwoStage, class_logits, fused, suppressed
+from emblema.students.two_stage import TwoStage, class_logits, trained
 
 
 @dataclass(kw_only=True)
@@ -59,7 +59,10 @@ class ViLD(Detecting):
         return TwoStage(text, seen, body=self.body, width=self.width, double=double)
 
     def targets(self, teacher, batch):
-        return self.crops(batch, self.distilled) if self.image_weight else {}
+        if not self.image_weight:
+            return {}
+        regions = self.proposals(batch, self.distilled)
+        return {"regions": regions, "vectors": self.vectors(batch, regions)}
 
     def losses(self, student, batch):
         sampled = student.sample(batch.images, batch.boxes)
@@ -76,20 +79,9 @@ class ViLD(Detecting):
         r = student.embed(batch.images, sampled.maps, regions, image=True)
         return losses | {"image": self.image_weight * imitation(r, v)}
 
-    def base(self, student: TwoStage, text: Tensor) -> Tensor:
-        """Which of the classes with the vectors `text` [C, D] were trained: bool [C]"""
-        return (text @ student.text[student.seen].T).amax(1) > 1 - 1e-5
-
     def found(self, student, images, text):
-        base = self.base(student, text)
-        _, boxes, r_text, r_image = student.look(images)
-        out = []
-        for xyxy, r, other in zip(boxes, r_text, r_image):
-            p = class_logits(r, text, student.background, self.scale).softmax(-1)[:, 1:]  # [N, C]
-            if self.image_weight:
-                p = fused(p, (self.scale * F.normalize(other, dim=-1) @ text.T).softmax(-1), base, self.share)
-            out.append(suppressed(xyxy, p))
-        return out
+        base = trained(text, student.text[student.seen])
+        return student.found(images, text, self.scale, base, self.share if self.image_weight else None)
 
 
 def imitation(r: Tensor, v: Tensor) -> Tensor:

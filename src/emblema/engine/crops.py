@@ -20,30 +20,36 @@ from emblema.engine.features import weights_id
 from emblema.engine.regions import ZeroShotDetector
 
 
-def crop_vectors(
-    model: Any, images: Sequence[Image.Image], given: Sequence[Boxes], scales: Sequence[float] = (1.0, 1.5)
-) -> list[Tensor]:
-    """Unit vectors [M, D] of each RGB picture's boxes: crops of each size, added. Kept where the model has a cache."""
-    detector = ZeroShotDetector(crops=tuple(scales))
-    if not model.cache:
-        return detector.cropped(model, images, given)
-    folder = model.cache.directory / "crops"
-    about = f"{weights_id(model.vlm)}:{model.preprocess}:{model.precision}:{tuple(scales)}"
-    paths = [folder / f"{_name(about, image, boxes)}.safetensors" for image, boxes in zip(images, given)]
-    found = [_read(path) for path in paths]
-    absent = [i for i, vectors in enumerate(found) if vectors is None]
-    made = detector.cropped(model, [images[i] for i in absent], [given[i] for i in absent]) if absent else []
-    for i, vectors in zip(absent, made):
-        found[i] = vectors
-        _write(paths[i], vectors)
-    return found  # type: ignore[return-value]
+class CropVectors:
+    """Unit vectors [M, D] of each RGB picture's boxes: crops of each size, added. Kept where the model has a cache.
 
+    The weights are hashed once: make another for another model.
+    """
 
-def _name(about: str, image: Image.Image, boxes: Boxes) -> str:
-    digest = hashlib.sha256(f"{about}:{image.size}:".encode())
-    digest.update(image.tobytes())
-    digest.update(boxes.xyxy.float().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:32]
+    def __init__(self, model: Any, scales: Sequence[float] = (1.0, 1.5)):
+        self.model, self.detector = model, ZeroShotDetector(crops=tuple(scales))
+        self.folder = model.cache.directory / "crops" if model.cache else None
+        about = (model.preprocess, model.precision, self.detector.crops)
+        self.about = f"{weights_id(model.vlm.image)}:{about}" if self.folder else ""
+
+    def __call__(self, images: Sequence[Image.Image], given: Sequence[Boxes]) -> list[Tensor]:
+        if self.folder is None:
+            return self.detector.cropped(self.model, images, given)
+        paths = [self.folder / f"{self._name(*one)}.safetensors" for one in zip(images, given)]
+        found = [_read(path) for path in paths]
+        absent = [i for i, vectors in enumerate(found) if vectors is None]
+        if absent:
+            made = self.detector.cropped(self.model, [images[i] for i in absent], [given[i] for i in absent])
+            for i, vectors in zip(absent, made):
+                found[i] = vectors
+                _write(paths[i], vectors)
+        return found  # type: ignore[return-value]
+
+    def _name(self, image: Image.Image, boxes: Boxes) -> str:
+        digest = hashlib.sha256(f"{self.about}:{image.size}:".encode())
+        digest.update(image.tobytes())
+        digest.update(boxes.xyxy.float().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:32]
 
 
 def _read(path: Path) -> Tensor | None:

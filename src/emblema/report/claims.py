@@ -56,6 +56,16 @@ def verdict(difference: Interval | Mapping[str, float | None], family: str = "",
     return SUPPORTED if low > 0 else NOT_SUPPORTED if high < 0 else INCONCLUSIVE
 
 
+def replace(path: Path, line: dict[str, Any], same: Sequence[str] = ("system", "metric")) -> None:
+    """Write a claim line in place of an earlier one that has the `same`; other lines stay."""
+    mark = lambda one: [one.get(key) for key in ("kind", *same)]
+    lines = [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    lines = [one for one in lines if mark(one) != mark(line)] + [checked(line)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(one, ensure_ascii=False, allow_nan=False) + "\n" for one in lines)
+    path.write_text(text, encoding="utf-8")
+
+
 def claim_line(
     *,
     family: str,

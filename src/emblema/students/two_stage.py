@@ -121,6 +121,19 @@ class TwoStage(nn.Module):
         clipped = [clip_boxes_to_image(boxes, size) for boxes in refined]
         return proposals, clipped, list(vectors.split(counts)), list(others.split(counts))
 
+    def found(
+        self, images: Tensor, text: Tensor, scale: float, base: Tensor | None = None, share: float | None = None
+    ) -> list[Boxes]:
+        """Detections of classes with the vectors `text` [C, D]; with `share` both branches vote (see `fused`)."""
+        _, boxes, r_text, r_image = self.look(images)
+        out = []
+        for xyxy, r, other in zip(boxes, r_text, r_image):
+            p = class_logits(r, text, self.background, scale).softmax(-1)[:, 1:]  # [N, C]
+            if share is not None and base is not None:
+                p = fused(p, (scale * F.normalize(other, dim=-1) @ text.T).softmax(-1), base, share)
+            out.append(suppressed(xyxy, p))
+        return out
+
     def _pooled(self, images: Tensor, maps: dict[str, Tensor], boxes: Sequence[Tensor]) -> Tensor:
         sizes = [(images.shape[-2], images.shape[-1])] * len(images)
         return self.rules.box_roi_pool(maps, [b.to(images.device) for b in boxes], sizes).flatten(1)
@@ -148,6 +161,11 @@ def class_logits(
     if novel == "absent":
         return logits[:, kept]
     return logits.masked_fill(~kept, -torch.inf) if novel == "neg_inf" else logits * kept
+
+
+def trained(text: Tensor, rows: Tensor) -> Tensor:
+    """Which of the classes with the vectors `text` [C, D] are among the rows [C', D] that were trained: bool [C]"""
+    return (text @ rows.T).amax(1) > 1 - 1e-5
 
 
 def fused(p_text: Tensor, p_image: Tensor, base: Tensor, share: float = 2 / 3) -> Tensor:
