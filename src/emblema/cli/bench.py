@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from emblema.cli.common import parser_of, table, words
+from emblema.cli.common import parser_of, table, without, words
 from emblema.core.errors import BadData, UnknownName
 
 BENCHES = ("paradigms",)
@@ -44,7 +44,7 @@ def bench(arguments: list[str], as_json: bool) -> Any:
         [_number(n) for n in words(options.seeds)],
         [n.replace("-", "_") for n in chosen],
         Budget(pretrain=options.pretrain_steps, finetune=options.finetune_steps),
-        command=" ".join(["emblema bench", *arguments]),
+        command=" ".join(["emblema bench", *without(arguments, ("--out",))]),
     )
     if options.out:
         out = Path(options.out)

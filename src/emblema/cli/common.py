@@ -33,3 +33,14 @@ def words(text: str) -> list[str]:
             raise BadData(f"no file {text}: give a text file with a label a line, or the labels themselves")
         return [line for line in map(str.strip, Path(text).read_text(encoding="utf-8").splitlines()) if line]
     return [word for word in (w.strip() for w in text.split(",")) if word]
+
+
+def without(arguments: list[str], names: tuple[str, ...]) -> list[str]:
+    """The arguments less those options and their values."""
+    kept, skip = [], False
+    for argument in arguments:
+        if skip or argument in names:
+            skip = argument in names
+        elif not argument.startswith(tuple(f"{n}=" for n in names)):
+            kept.append(argument)
+    return kept

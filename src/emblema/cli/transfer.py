@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-from emblema.cli.common import table
+from emblema.cli.common import table, without
 from emblema.cli.runs import options_of, system_of
 from emblema.core.errors import BadData
 
@@ -56,7 +56,7 @@ def transfer(arguments: list[str], as_json: bool) -> Any:
 
     protocol = _protocol(run)
     model = load(run.model, device=run.device, precision=run.precision, cache=run.cache)
-    shared = shlex.join(_without(rest, ("--out", "--lines")))
+    shared = shlex.join(without(rest, ("--out", "--lines")))
     command = lambda name: f"emblema transfer {name} {shared}".strip()
 
     def told(name: str, found: Any) -> None:
@@ -106,17 +106,6 @@ def _within(system: Any, budget: Several) -> Any:
 def _best(found: Any, ranking: list[dict[str, Any]]) -> Any:
     fitted = {n: o[-1].system for n, o in found.outcomes.items()}
     return next((fitted[row["system"]] for row in ranking if fitted[row["system"]] is not None), None)
-
-
-def _without(arguments: list[str], names: tuple[str, ...]) -> list[str]:
-    """The arguments less those options and their values."""
-    kept, skip = [], False
-    for argument in arguments:
-        if skip or argument in names:
-            skip = argument in names
-        elif not argument.startswith(tuple(f"{n}=" for n in names)):
-            kept.append(argument)
-    return kept
 
 
 def _print(found: Any, ranking: list[dict[str, Any]]) -> None:
