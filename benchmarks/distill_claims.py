@@ -59,8 +59,8 @@ class Arm:
 
     @property
     def name(self) -> str:
-        said = ", ".join(f"{k} {v}" for k, v in self.fields.items()) or (self.change and self.change.__name__)
-        return (self.system or "zero-shot") + (f" ({said})" if said else "")
+        said = [f"{k} {v}" for k, v in self.fields.items()] + ([self.change.__name__] if self.change else [])
+        return (self.system or "zero-shot") + (f" ({', '.join(said)})" if said else "")
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ class Claim:
 
 
 DETECT: dict[str, Any] = {"metric": "AP50_novel", "novel_in_train": 0.5}
+OTHERS = {"others": "others"}
+EPISODES = {"labels": "each", "background": "own"}
 IMAGE_LABELS = {"labels": "image", "background": "own"}
 
 CLAIMS = (
@@ -91,7 +93,7 @@ CLAIMS = (
     Claim("clip_es", Arm("clip_es"), Arm("clip_es", {"refine": False}), "mIoU", options=IMAGE_LABELS),
     Claim("clip_es", Arm("clip_es", {"refine": False}), Arm("clip_es", {"refine": False, "softmax": False}),
           "mIoU", options=IMAGE_LABELS, text="the softmax among classes and backgrounds: its maps > GradCAM of scores"),
-    Claim("lseg", Arm("lseg"), Arm("lseg", change=random_rows), "mIoU_unseen", steps=400),
+    Claim("lseg", Arm("lseg", OTHERS), Arm("lseg", OTHERS, random_rows), "mIoU_unseen", steps=100, options=EPISODES),
     Claim("zegclip", Arm("zegclip"), Arm("zegclip", {"descriptor": False}), "mIoU_unseen", steps=60, batch=8),
     Claim("vild", Arm("vild"), Arm("vild", {"image_weight": 0.0}), **DETECT),
 )  # fmt: skip

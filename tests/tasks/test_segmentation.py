@@ -108,6 +108,25 @@ def test_weak_labels_compete_within_the_picture():
     assert task.variant() == "image-labels"
 
 
+def test_episodes_ask_for_one_class_against_all_else():
+    data = mini(["a", "b"], [[[0, 0], [1, 255]], [[1, 1], [255, 1]]])
+    asked = []
+
+    def left(images, names):  # says that the left half is what was asked for
+        asked.append(list(names))
+        return [torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]]])] * len(images)
+
+    student = type("Left", (), {"name": "left", "segment": staticmethod(left)})()
+    task = Segmentation(labels="each", background="own", resamples=5)
+    found = task.run(student, data)
+    assert asked == [["a"], ["b"], ["b"]] and task.variant() == "episodes-background"
+    table = {row["class"]: row["IoU"] for row in found.tables["per_class"]}
+    # a: 1 of 3 pixels; b: 1 of 2 in the first picture, 1 of 4 in the second
+    assert table["a"] == pytest.approx(1 / 3) and table["b"] == pytest.approx(2 / 6)
+    with pytest.raises(BadData, match="set a background"):
+        Segmentation(labels="each")
+
+
 def test_background_is_a_class_of_that_name_or_what_is_left():
     data = mini(["background", "cat"], [[[0, 1], [255, 1]]])
     told = vocabulary(data)

@@ -12,9 +12,9 @@ def skewed(n=60):
     return torch.from_numpy(np.random.default_rng(3).exponential(size=n))
 
 
-@pytest.mark.parametrize("method", ["percentile", "bca"])
-def test_bootstrap_of_the_mean_equals_scipy(method):
-    x = skewed()
+@pytest.mark.parametrize(("method", "n"), [("percentile", 60), ("bca", 60), ("bca", 1000)])
+def test_bootstrap_of_the_mean_equals_scipy(method, n):
+    x = skewed(n)
     ours = statistics.bootstrap(statistics.mean_of(x), len(x), method=method, resamples=20000)
     their = stats.bootstrap((x.numpy(),), np.mean, n_resamples=20000, method=method, rng=0).confidence_interval
     width = their.high - their.low

@@ -170,7 +170,9 @@ def score(z_image, z_text, pairs, pool: str = "all", resamples: int = 1000, rank
         for k in (1, 5, 10):
             hit = metrics.top(found, k)
             out[f"{direction}_R@{k}"] = bootstrap(mean_of(hit), len(hit), resamples=resamples)
-        out[f"{direction}_median_rank"] = bootstrap(median_of(found), len(found), resamples=resamples)
+        out[f"{direction}_median_rank"] = bootstrap(
+            median_of(found), len(found), method="percentile", resamples=resamples
+        )
     recalls = _sum_of_recalls(image_rank, text_rank, torch.cat(owners))
     total = bootstrap(lambda w: 100 * recalls(w), images, resamples=resamples)
     return {"mean_recall": Interval(*(v / 600 for v in total)), "rsum": total, **out}

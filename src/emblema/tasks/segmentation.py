@@ -38,7 +38,8 @@ class Segmentation(Task):
 
     `background`: "none" leaves pixels of no class out (VOC20); otherwise they are a class more (VOC21), which a model
     says by "prompts", "threshold" or "cam" (see `engine/dense.py`), and a student in its own way ("own").
-    `labels`: "all" classes compete, or only those of the "image" (weak supervision: never in one table with "all").
+    `labels`: "all" classes compete, or only those of the "image" (weak supervision), or "each" class of an image is
+    asked for alone against all else (the episodes of PASCAL-5i, Shaban et al. 2017). The three are never in one table.
     """
 
     card = TaskCard(
@@ -58,20 +59,22 @@ class Segmentation(Task):
 
     def __post_init__(self) -> None:
         for name, value, known in (("background", self.background, (*BACKGROUNDS, "own")),
-                                   ("labels", self.labels, ("all", "image"))):  # fmt: skip
+                                   ("labels", self.labels, ("all", "image", "each"))):  # fmt: skip
             if value not in known:
                 raise BadData(f"{name} {value!r}: choose {', '.join(known)}")
+        if self.labels == "each" and self.background == "none":
+            raise BadData('labels "each" asks for one class against all else: set a background, with none it wins')
 
     def run(self, model, data) -> Outcome:
         told, rows = vocabulary(data, self.novel), spread(len(data), self.images)
-        classes = len(told.names) + (self.background != "none")
         matrices, shown = [], []
         for start in range(0, len(rows), AT_ONCE):
             some = rows[start : start + AT_ONCE]
             records = [data[i] for i in some]
             truths = [truth_of(record, told, self.background != "none") for record in records]
-            for i, record, truth, said in zip(some, records, truths, self._said(model, data, records, truths, told)):
-                matrices.append(dense.confusion(said, truth, classes))
+            judged = self._judged(model, data, records, truths, told)
+            for i, record, truth, (said, matrix) in zip(some, records, truths, judged):
+                matrices.append(matrix)
                 if len(shown) < SHOWN:
                     shown.append({"index": i, "key": record.key, "map": said, "truth": truth})
         outcome = score(torch.stack(matrices), told, self.background != "none", self.resamples)
@@ -79,24 +82,30 @@ class Segmentation(Task):
         outcome.notes += sampled(len(rows), len(data))
         return outcome
 
-    def _said(
+    def _judged(
         self, model: Any, data: Dataset, records: Sequence[Record], truths: Sequence[Tensor], told: Vocabulary
-    ) -> Iterator[Tensor]:
-        """The predicted label map of each picture, in the size of its truth."""
-        images = [rgb(record) for record in records]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The predicted label map of each picture, in the size of its truth, and its confusion matrix."""
+        images, nothing, background = [rgb(record) for record in records], len(told.names), self.background != "none"
         if self.labels == "all":
             maps = iter(self._segment(model, data, images, told.names))
             for truth in truths:
-                yield to_map(next(maps), truth, len(told.names), self.background != "none")
+                said = to_map(next(maps), truth, nothing, background)
+                yield said, dense.confusion(said, truth, nothing + background)
             return
         for image, truth in zip(images, truths):
-            there = [c for c in truth.unique().tolist() if c < len(told.names)]
-            if not there:
-                yield torch.full_like(truth, len(told.names) if self.background != "none" else 0)
-                continue
-            (one,) = self._segment(model, data, [image], [told.names[c] for c in there])
-            found = to_map(one, truth, len(there), self.background != "none")
-            yield torch.tensor([*there, len(told.names)])[found]
+            there = [c for c in truth.unique().tolist() if c < nothing]
+            said = torch.full_like(truth, nothing if background else 0)
+            matrix = torch.zeros(nothing + background, nothing + background, dtype=torch.long)
+            for asked in [[c] for c in there] if self.labels == "each" else [there]:
+                found, others = said, torch.zeros_like(truth, dtype=torch.bool)
+                if asked:
+                    (one,) = self._segment(model, data, [image], [told.names[c] for c in asked])
+                    found = torch.tensor([*asked, nothing])[to_map(one, truth, len(asked), background)]
+                    others = ~torch.isin(truth, torch.tensor([*asked, NOTHING]))
+                    said = torch.where(found < nothing, found, said)
+                matrix += dense.confusion(found, truth.masked_fill(others, nothing), nothing + background)
+            yield said, matrix
 
     def _segment(self, model: Any, data: Dataset, images: list, names: list[str]) -> Any:
         if not hasattr(model, "vlm"):
@@ -117,6 +126,7 @@ class Segmentation(Task):
         return "-".join(
             [
                 *(["image-labels"] if self.labels == "image" else []),
+                *(["episodes"] if self.labels == "each" else []),
                 *(["background"] if self.background != "none" else []),
             ]
         )
