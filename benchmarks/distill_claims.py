@@ -96,6 +96,8 @@ CLAIMS = (
     Claim("lseg", Arm("lseg", OTHERS), Arm("lseg", OTHERS, random_rows), "mIoU_unseen", steps=100, options=EPISODES),
     Claim("zegclip", Arm("zegclip"), Arm("zegclip", {"descriptor": False}), "mIoU_unseen", steps=60, batch=8),
     Claim("vild", Arm("vild"), Arm("vild", {"image_weight": 0.0}), **DETECT),
+    Claim("detpro", Arm("detpro"), Arm("detpro", {"context_length": 0}), **DETECT),
+    Claim("baron", Arm("baron"), Arm("baron", {"spread": 0.0}), **DETECT),
 )  # fmt: skip
 
 
