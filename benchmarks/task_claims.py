@@ -1,11 +1,12 @@
-"""Claims of distillation papers on made scenes: same teacher, scenes, steps and batch for both arms; three seeds.
+"""Claims that a task measures: of distillation, and of transfer beyond one label a picture; three seeds.
 
-    python benchmarks/distill_claims.py                       # all claims; arms that were run before are not run again
-    python benchmarks/distill_claims.py --claims lseg vild    # some of them
+    python benchmarks/task_claims.py                       # all claims; arms that were run before are not run again
+    python benchmarks/task_claims.py --claims lseg vild    # some of them
 
-A seed makes its own scenes, so seeds differ in what is learnt from, in what is tested and in the student's first
-weights. Test scenes show art families and photographs that no training scene shows; nothing is selected on them. Scores
-of arms are kept in runs/distill-claims/, lines go to benchmarks/results/distill.jsonl.
+Both arms have the same teacher, pictures, steps and batch. On made scenes a seed makes its own, so seeds differ in what
+is learnt from, in what is tested and in the first weights; test scenes show art families and photographs that no
+training scene shows. On other data a seed is a draw of shots. Nothing is selected on what is tested. Scores of arms are
+kept in runs/task-claims/, lines go to benchmarks/results/distill.jsonl and transfer.jsonl.
 
 To add a claim: one entry in CLAIMS. Its two arms are systems by name with their fields.
 """
@@ -16,7 +17,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ import torch
 import torch.nn.functional as F
 
 import emblema
+from emblema.bench.transfer import first
 from emblema.core.find import find
+from emblema.data import catalog
 from emblema.data.scenes import Scenes
 from emblema.distill.base import crop_accuracy
 from emblema.engine import seed as seeds
@@ -33,12 +36,16 @@ from emblema.engine.dense import ZeroShotSegmenter
 from emblema.engine.features import weights_id
 from emblema.model import Model
 from emblema.report import claims
+from emblema.tasks import protocols
 from emblema.tasks.detection import Detection
+from emblema.tasks.hierarchy import Hierarchy
+from emblema.tasks.multi_label import MultiLabel
 from emblema.tasks.protocols import Protocol, short_hash
 from emblema.tasks.segmentation import Segmentation
+from emblema.tasks.trials import trials
 
 HERE = Path(__file__).parent
-KEPT = Path("runs/distill-claims")
+KEPT = Path("runs/task-claims")
 SEEDS = (1, 2, 3)
 TESTED = 150  # scenes
 
@@ -51,7 +58,7 @@ def random_rows(system: Any) -> None:
 
 @dataclass(frozen=True)
 class Arm:
-    """A system by name with its fields; "" is the teacher, used zero-shot, with fields of `ZeroShotSegmenter`."""
+    """A system by name with its fields; "" is the model, used zero-shot, with fields of `ZeroShotSegmenter`."""
 
     system: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
@@ -71,25 +78,39 @@ class Claim:
     better: Arm
     than: Arm
     metric: str
-    steps: int = 300
-    images: int = 300  # training scenes
-    batch: int = 16
-    novel_in_train: float = 0.0  # share of the training scenes that show novel things, never annotated
+    task: type = Segmentation
     options: dict[str, Any] = field(default_factory=dict)  # of the task
+    family: str = "distill"
+    steps: int = 300
+    batch: int = 16
+    images: int = 300  # training scenes
+    novel_in_train: float = 0.0  # share of the training scenes that show novel things, never annotated
+    shots: tuple[str, int, int] | None = None  # instead of scenes: data set, its first classes, pictures a class
     text: str = ""  # what is claimed, where it is not the card's claim
 
     @property
-    def task(self) -> type:
-        return Detection if self.metric.startswith("AP") else Segmentation
+    def data(self) -> str:
+        return self.shots[0] if self.shots else "emblem-scenes"
+
+    def pictures(self, seed: int) -> tuple[Any, Any]:
+        """What is learnt from, and what is tested."""
+        if self.shots:
+            name, classes, shots = self.shots
+            rule = replace(protocols.load("few-shot"), seeds=(seed,), shots=(shots,))
+            (trial,) = trials(rule, first(catalog.load(name), classes))
+            return trial.selection.train, trial.tests["test"]
+        made = scenes(seed, self.novel_in_train)
+        return made.split("train").subset(range(self.images)), made.split("test")
 
 
-DETECT: dict[str, Any] = {"metric": "AP50_novel", "novel_in_train": 0.5}
+DETECT: dict[str, Any] = {"metric": "AP50_novel", "task": Detection, "novel_in_train": 0.5}
 OTHERS = {"others": "others"}
 EPISODES = {"labels": "each", "background": "own"}
 IMAGE_LABELS = {"labels": "image", "background": "own"}
+SEVERAL: dict[str, Any] = {"metric": "mAP", "task": MultiLabel, "family": "transfer", "novel_in_train": 0.5}
 
 CLAIMS = (
-    Claim("maskclip_plus", Arm("maskclip_plus"), Arm(), "mIoU", steps=400),
+    Claim("maskclip_plus", Arm("maskclip_plus"), Arm(), "mIoU", novel_in_train=0.5),  # nothing is annotated
     Claim("clip_es", Arm("clip_es"), Arm("clip_es", {"refine": False}), "mIoU", options=IMAGE_LABELS),
     Claim("clip_es", Arm("clip_es", {"refine": False}), Arm("clip_es", {"refine": False, "softmax": False}),
           "mIoU", options=IMAGE_LABELS, text="the softmax among classes and backgrounds: its maps > GradCAM of scores"),
@@ -98,6 +119,12 @@ CLAIMS = (
     Claim("vild", Arm("vild"), Arm("vild", {"image_weight": 0.0}), **DETECT),
     Claim("detpro", Arm("detpro"), Arm("detpro", {"context_length": 0}), **DETECT),
     Claim("baron", Arm("baron"), Arm("baron", {"spread": 0.0}), **DETECT),
+    Claim("maskclip", Arm("maskclip"), Arm("", {"features": "plain"}), "mIoU", family="transfer"),
+    Claim("tai_dpt", Arm("tai_dpt"), Arm(), steps=150, batch=64, **SEVERAL),
+    Claim("dualcoop", Arm("dualcoop", {"known": 0.5}), Arm("dualcoop", {"known": 0.5, "dual": False}),
+          steps=150, batch=32, **SEVERAL),
+    Claim("protect", Arm("protect"), Arm("protect", {"weight": 0.0, "drop": 0.0}), "hca", Hierarchy, {"tree": "emoji"},
+          family="transfer", shots=("emblem-objects", 40, 16), steps=150, batch=32),
 )  # fmt: skip
 
 
@@ -114,25 +141,27 @@ def names_crops(model: Model) -> dict[str, float]:
 
 def score(arm: Arm, claim: Claim, model: Model, seed: int) -> dict[str, Any]:
     """{"metrics": {name: value}, "seconds"} of an arm, from a file where it was run before."""
-    trained = [claim.steps, claim.images, claim.batch, claim.novel_in_train] if arm.system else []
-    identity = json.dumps([arm.name, trained, seed, TESTED, claim.task.__name__, claim.options, weights_id(model.vlm)])
-    path = KEPT / f"{arm.system or 'zero-shot'}-{seed}-{short_hash(identity)}.json"
+    trained = [claim.steps, claim.images, claim.batch, claim.novel_in_train, claim.shots] if arm.system else []
+    named = [arm.name, trained, seed, TESTED, claim.data, claim.task.__name__, claim.options, weights_id(model.vlm)]
+    path = KEPT / f"{arm.system or 'zero-shot'}-{seed}-{short_hash(json.dumps(named))}.json"
     if path.exists():
         return json.loads(path.read_text())
-    began, data = time.perf_counter(), scenes(seed, claim.novel_in_train)
-    task = claim.task(images=TESTED, resamples=1, **claim.options)
+    began = time.perf_counter()
+    known = {f.name for f in fields(claim.task)}
+    task = claim.task(resamples=1, **claim.options | ({"images": TESTED} if "images" in known else {}))
+    learnt_from, tested = claim.pictures(seed)
     judged: Any = model
     if arm.system:
-        system = find("distill", arm.system)(seed=seed, **arm.fields)  # type: ignore[operator]
-        optim = replace(system.optim, steps=claim.steps, batch_size=claim.batch, precision="fp32")
-        judged = replace(system, optim=optim)
+        system = find(claim.family, arm.system)(seed=seed, **arm.fields)  # type: ignore[operator]
+        optim = replace(system.optim, steps=claim.steps, batch_size=claim.batch)
+        judged = replace(system, optim=replace(optim, precision="fp32") if claim.family == "distill" else optim)
         judged._model = model
         if arm.change:
             arm.change(judged)
-        judged.fit(model, data.split("train").subset(range(claim.images)))
-    else:
+        judged.fit(model, learnt_from)
+    elif arm.fields:
         task = replace(task, zero_shot=ZeroShotSegmenter(**arm.fields))
-    found = task.run(judged, data.split("test"))
+    found = task.run(judged, tested)
     kept = {
         "arm": arm.name,
         "seed": seed,
@@ -147,45 +176,48 @@ def score(arm: Arm, claim: Claim, model: Model, seed: int) -> dict[str, Any]:
 
 def checked(claim: Claim, model: Model) -> dict[str, Any]:
     """Run both arms and weigh them: a claim line."""
-    sides = (claim.better, claim.than)
-    found = {arm.name: [score(arm, claim, model, seed) for seed in SEEDS] for arm in sides}
-    trains = "no pictures" not in find("distill", claim.system).card.needs  # type: ignore[attr-defined]
-    budget = {"images": claim.images, "steps": claim.steps, "batch_size": claim.batch} if trains else {"images": 0}
+    found = {arm.name: [score(arm, claim, model, seed) for seed in SEEDS] for arm in (claim.better, claim.than)}
+    card = find(claim.family, claim.system).card  # type: ignore[attr-defined]
+    budget: dict[str, Any] = {"images": 0}
+    if "no pictures" not in card.needs or claim.system == "tai_dpt":  # which learns from sentences
+        shown = {"shots": claim.shots[2], "classes": claim.shots[1]} if claim.shots else {"images": claim.images}
+        budget = shown | {"steps": claim.steps, "batch_size": claim.batch}
     options = {"tested": TESTED, "novel_in_train": claim.novel_in_train, **claim.options, **budget}
     protocol = Protocol(
-        name=f"distill/{claim.metric}/emblem-scenes",
-        task=claim.task.__name__.lower(),
-        data="emblem-scenes",
+        name=f"{claim.family}/{claim.metric}/{claim.data}",
+        task=claim.task.card.name,
+        data=claim.data,
         split="test",
         metric=claim.metric,
         seeds=SEEDS,
         options=options,
     )
+    crops = {"teacher_names_crops": names_crops(model)} if claim.family == "distill" else {}
     return claims.claim_line(
-        family="distill",
+        family=claim.family,
         system=claim.system,
-        claim=claim.text or find("distill", claim.system).card.claim,  # type: ignore[attr-defined]
+        claim=claim.text or card.claim,
         protocol=protocol,
         metric=claim.metric,
-        arms={name: {"emblem-scenes": [one["metrics"][claim.metric] for one in row]} for name, row in found.items()},
+        arms={name: {claim.data: [one["metrics"][claim.metric] for one in row]} for name, row in found.items()},
         better=claim.better.name,
         than=claim.than.name,
         seeds=SEEDS,
         model=model.name,
         weights=weights_id(model.vlm),
-        budget=budget | {"tested": TESTED, "teacher_names_crops": names_crops(model)},
+        budget=budget | {"tested": TESTED} | crops,
         seconds=sum(one["seconds"] for row in found.values() for one in row),
-        command=f"python benchmarks/distill_claims.py --claims {claim.system}",
+        command=f"python benchmarks/task_claims.py --claims {claim.system}",
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Claims of distillation papers, as result lines.")
+    parser = argparse.ArgumentParser(description="Claims that a task measures, as result lines.")
     parser.add_argument("--claims", nargs="+", choices=sorted({claim.system for claim in CLAIMS}))
     parser.add_argument("--model", default="default")
     parser.add_argument("--steps", type=int, help="instead of those of the claim, to see that it runs")
     parser.add_argument("--images", type=int, help="training scenes instead of those of the claim")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "distill.jsonl")
+    parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the lines")
     options = parser.parse_args()
     changes = {k: v for k in ("steps", "images") if (v := getattr(options, k))}
     model = emblema.load(options.model)
@@ -195,7 +227,7 @@ def main() -> None:
         except Exception as error:  # the other claims go on
             print(f"{claim.system}: {type(error).__name__}: {' '.join(str(error).split())}", flush=True)
             continue
-        claims.replace(options.out, line, ("system", "claim", "metric"))
+        claims.replace(options.out / f"{claim.family}.jsonl", line, ("system", "claim", "metric"))
         d = line["difference"]
         print(f"{claim.system}: {line['verdict']}, {d['value']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]", flush=True)
 
