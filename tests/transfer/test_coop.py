@@ -27,6 +27,21 @@ def test_learns_what_the_words_do_not_say():
     assert accuracy > 0.6  # chance: 0.25
 
 
+def test_class_vectors_are_encoded_once_while_nothing_is_learnt(monkeypatch):
+    model, data = tiny_model(cache=False, precision="fp32"), squares()
+    system = CoOp(context_length=4)
+    system.optim.__dict__.update(epochs=1.0)
+    prompt = system.fit(model, data.split("train")).module_.prompt
+    asked, encode = [], model.vlm.encode_text
+    monkeypatch.setattr(model.vlm, "encode_text", lambda *given: asked.append(1) or encode(*given))
+    system.predict_size = 3
+    before = system.predict(data.split("test"))
+    assert len(data.split("test")) > 3 and len(asked) == 1
+    with torch.no_grad():
+        prompt.context.add_(1.0)  # as a step or a loaded file would
+    assert not torch.equal(system.predict(data.split("test")), before) and len(asked) == 2
+
+
 @pytest.mark.parametrize("each", [False, True], ids=["shared", "each class"])
 @pytest.mark.parametrize("layout", ["end", "middle", "front"])
 def test_one_shot_wherever_the_name_stands(layout, each):

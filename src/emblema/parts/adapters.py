@@ -50,16 +50,14 @@ class Cache(Borrowed):
     @torch.no_grad()
     def search(self, z: Tensor, y: Tensor, largest_beta: float, largest_alpha: float) -> None:
         """The most accurate of the official grid, 200 betas by 20 alphas, for [N, D] and [N]; the first of equals."""
-        text = self.vlm.logits(z, self.hand)
-        best = -1.0
+        text, best = self.vlm.logits(z, self.hand), -1.0
+        alphas = 0.1 + torch.arange(20, device=z.device) * (largest_alpha - 0.1) / 20
         for i in range(200):
             beta = torch.tensor(0.1 + i * (largest_beta - 0.1) / 200)
-            vote = self.vote(z, beta)
-            for j in range(20):
-                alpha = torch.tensor(0.1 + j * (largest_alpha - 0.1) / 20)
-                right = ((text + alpha * vote).argmax(-1) == y).float().mean().item()
-                if right > best:
-                    best, self.alpha, self.beta = right, alpha, beta
+            said = (text + alphas[:, None, None] * self.vote(z, beta)).argmax(-1)  # [20, N]
+            right = (said == y).float().mean(1)
+            if right.max() > best:
+                best, self.alpha, self.beta = float(right.max()), alphas[right.argmax()], beta
 
 
 def raw_features(arrays: dict[str, Tensor]) -> Tensor:

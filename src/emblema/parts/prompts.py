@@ -61,6 +61,7 @@ class PromptedText(Borrowed):
         else:
             context = torch.randn(length, vlm.text.width) * 0.02
         self.context = nn.Parameter(context.repeat(len(class_names), 1, 1) if each else context)  # [M, d] or [C, M, d]
+        self.kept: tuple[Tensor, int, Tensor] | None = None  # a context, its version, its class vectors
         self.tokens(self.context.detach())  # too long a prompt is told now
 
     def tokens(self, context: Tensor) -> Tokens:
@@ -80,8 +81,15 @@ class PromptedText(Borrowed):
         return prompted
 
     def forward(self, context: Tensor | None = None, edit: Edit | None = None) -> Tensor:
-        """Class vectors under `context` (default: the learnt one): [C, D] unit."""
-        return encode_classes(self.vlm, self.tokens(self.context if context is None else context), edit)
+        """Class vectors under `context` (default: the learnt one): [C, D] unit.
+
+        Where nothing is learnt, those of the learnt context are encoded once, however many pictures ask.
+        """
+        if context is not None or edit is not None or self.training or torch.is_grad_enabled():
+            return encode_classes(self.vlm, self.tokens(self.context if context is None else context), edit)
+        if self.kept is None or self.kept[0] is not self.context or self.kept[1] != self.context._version:
+            self.kept = self.context, self.context._version, encode_classes(self.vlm, self.tokens(self.context))
+        return self.kept[2]
 
     def raw(self, context: Tensor | None = None) -> Tensor:
         """The same before normalisation: [C, D]."""
