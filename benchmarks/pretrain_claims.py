@@ -236,6 +236,30 @@ def token_wise_r1(vlm: VLM) -> float:
     return recall(vlm, 1, late=True)
 
 
+def reranked_r1(vlm: VLM, most: int = 10) -> float:
+    """R@1 of both directions where the ten best of contrast are put in the order of the matching head."""
+    records, model = emblems("test"), model_of(vlm)
+    texts = list(dict.fromkeys(records.column("text")))
+    right = torch.tensor([[t == own for t in texts] for own in records.column("text")])  # [N, M]
+    to_text = model.features(records) @ model.embed_texts(texts).T  # [N, M]
+    pictures: list[Any] = [records[i].image for i in range(len(records))]
+    pixels = load_batch(pictures, model.preprocess, threads=1)[0]
+
+    def first_right(scores: Tensor, right: Tensor, by_text: bool = False) -> float:
+        best = scores.topk(most, 1).indices  # [Q, 10]
+        query = torch.arange(len(best))[:, None].expand_as(best)
+        image, text = (best, query) if by_text else (query, best)
+        with torch.inference_mode():
+            sure = [
+                vlm.match(pixels[i], [texts[j] for j in t.tolist()])[:, 1]  # type: ignore[operator]
+                for i, t in zip(image.flatten().split(256), text.flatten().split(256))
+            ]
+        chosen = best.gather(1, torch.cat(sure).view_as(best).argmax(1, keepdim=True))
+        return right.gather(1, chosen).double().mean().item()
+
+    return (first_right(to_text, right) + first_right(to_text.T, right.T, by_text=True)) / 2
+
+
 def caption_nats(vlm: VLM, shift: int = 0) -> float:
     """Minus the nats a word that captions cost, each written about the picture `shift` places on."""
     records, model = emblems("test"), model_of(vlm)
@@ -303,6 +327,7 @@ ARMS = {
     "kelip, English half": Arm("kelip", in_english, {"languages": ("en",)}),
     "clippo": Arm("clippo"),
     "coca": Arm("coca"),
+    "fiber": Arm("fiber"),
     "groupvit": Arm("groupvit", scenes, {"groups": (8, 4)}),
     "clip on scenes": Arm("clip", scenes),
     "glip": Arm("glip", coloured_scenes, {"side": 3.0}, view=False),
@@ -335,6 +360,8 @@ CLAIMS = {
     "coca": Claim("coca", "CoCa >= CLIP (zero-shot)", "top1", ("coca", zero_shot), ("clip", zero_shot), OBJECTS),
     "coca-captions": Claim("coca", "a caption costs fewer nats a word with its own picture than with another one",
                            "minus nats", ("coca", caption_nats), ("coca", caption_nats_of_others), CAPTIONS),
+    "fiber": Claim("fiber", "the ten best of contrast in the order of the matching head > contrast alone", "R@1",
+                   ("fiber", reranked_r1), ("fiber", r1), CAPTIONS),
     "groupvit": Claim("groupvit", "masks from class names: GroupViT's groups > CLIP's patch similarity (mean IoU)",
                       "mIoU", ("groupvit", scene_iou), ("clip on scenes", scene_iou), SCENES),
     "glip": Claim("glip", "phrases that need an attribute: deep fusion > late fusion (AP50)", "AP50",

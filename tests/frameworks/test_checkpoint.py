@@ -14,6 +14,7 @@ from emblema.encoders.text import TextConfig
 from emblema.encoders.tokenizers import ClipTokenizer, train_bpe
 from emblema.encoders.vit import ViTConfig
 from emblema.frameworks.checkpoint import load, save, unique_tensors
+from emblema.frameworks.fused import FusedTowers
 from emblema.frameworks.one_tower import OneTower
 from emblema.frameworks.pretrained import load_pretrained
 from emblema.frameworks.two_leg import TwoLegs
@@ -27,6 +28,7 @@ CONFIGS = {
     "two-tower": CONFIG,
     "one-tower": OneTower(image=IMAGE, text=TEXT, dim=16),
     "rendered": OneTower(image=IMAGE, dim=16, logit_bias=-2.0),
+    "fused": FusedTowers(image=IMAGE, text=TEXT, dim=16, fused_layers=1),
     "two-leg": TwoLegs(image=IMAGE, text=TEXT, dim=16, fusion_width=16, fusion_depth=1, fusion_heads=2),
     "backbone": TwoTower(image=BackboneConfig(image_size=32), text=BERT, dim=16),
 }

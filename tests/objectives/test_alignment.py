@@ -67,36 +67,42 @@ def test_padded_tokens_do_not_count():
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(2, 8), st.integers(0, 999), st.sampled_from([0.0, 10.0, 1e4]))
-def test_negatives_are_negative(n, seed, scale):
-    similarity = scale * torch.randn(n, n, generator=seeded(seed))
-    texts, images = hard_negatives(similarity, generator=seeded(seed))
-    assert (texts != torch.arange(n)).all() and (images != torch.arange(n)).all()
-    again = hard_negatives(similarity, generator=seeded(seed))
-    assert torch.equal(texts, again[0]) and torch.equal(images, again[1])
+@given(st.integers(2, 8), st.integers(0, 5), st.integers(0, 999), st.sampled_from([0.0, 10.0, 1e4]))
+def test_negatives_are_negative(n, queue, seed, scale):
+    similarity, noise = scale * torch.randn(n, n + queue, generator=seeded(seed)), torch.rand(n, generator=seeded(seed))
+    drawn = hard_negatives(similarity, torch.eye(n, n + queue), noise)
+    assert (drawn != torch.arange(n)).all() and (drawn >= 0).all() and (drawn < n + queue).all()
+    for edge in (0.0, 1.0):  # the ends of the numbers draw candidates too
+        at = hard_negatives(similarity, torch.eye(n, n + queue), torch.full((n,), edge))
+        assert (at != torch.arange(n)).all() and (at >= 0).all() and (at < n + queue).all()
 
 
 def test_negatives_are_hard_and_never_equal():
     similarity = torch.zeros(4, 4)
     similarity[0, 2] = similarity[3, 1] = 1e3  # row 0 would round to all zeros once its diagonal is removed
     similarity[0, 0] = 2e3
-    texts, images = hard_negatives(similarity, generator=seeded())
-    assert texts[0] == 2 and texts[3] == 1 and images[2] == 0 and images[1] == 3
+    drawn = hard_negatives(similarity, torch.eye(4), torch.rand(4, generator=seeded()))
+    assert drawn[0] == 2 and drawn[3] == 1
     equal = torch.eye(4, dtype=torch.bool)
-    equal[0, 2] = equal[2, 0] = True
-    assert all(hard_negatives(similarity, equal, seeded(s))[0][0] != 2 for s in range(20))
+    equal[0, 2] = True
+    assert all(hard_negatives(similarity, equal, torch.rand(4, generator=seeded(s)))[0] != 2 for s in range(20))
 
 
 def test_frequencies_follow_the_softmax():
-    similarity = torch.tensor([[0.0, 1.0, 0.0], [0.0] * 3, [0.0] * 3])
-    draws = [int(hard_negatives(similarity, generator=seeded(s))[0][0]) for s in range(800)]
-    assert draws.count(1) / 800 == pytest.approx(math.e / (math.e + 1), abs=0.05)
+    similarity = torch.tensor([[0.0, 1.0, 0.0]]).expand(800, 3)
+    pair = torch.tensor([[True, False, False]]).expand(800, 3)
+    draws = hard_negatives(similarity, pair, torch.rand(800, generator=seeded()))
+    assert float((draws == 1).float().mean()) == pytest.approx(math.e / (math.e + 1), abs=0.05)
+
+
+def test_who_has_no_negative_is_told_apart():
+    equal = torch.tensor([[True, True], [True, False]])
+    assert hard_negatives(torch.zeros(2, 2), equal, torch.full((2,), 0.5)).tolist() == [-1, 1]
+    assert hard_negatives(torch.zeros(1, 1), torch.ones(1, 1), torch.zeros(1)).tolist() == [-1]
 
 
 def test_errors_teach():
-    with pytest.raises(ValueError, match="batch of one pair"):
-        hard_negatives(torch.zeros(1, 1))
-    with pytest.raises(ValueError, match="row 0 has no negative"):
-        hard_negatives(torch.zeros(2, 2), torch.ones(2, 2))
+    with pytest.raises(ValueError, match=r"expected \[B, N\]"):
+        hard_negatives(torch.zeros(2, 3), torch.ones(2, 2), torch.zeros(2))
     with pytest.raises(ValueError, match="normaliser"):
         region_word(torch.zeros(1, 1), torch.zeros(1, 1), normaliser="tokens")

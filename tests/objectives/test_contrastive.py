@@ -16,6 +16,7 @@ from emblema.objectives.contrastive import (
     image_text_label_contrastive,
     moco,
     nt_xent,
+    queued_contrastive,
     sigmoid_contrastive,
 )
 from emblema.objectives.targets import identity, smoothing
@@ -97,6 +98,23 @@ def test_oracle_siglip():
 def test_oracle_nt_xent():
     z_a, z_b = (z.float() for z in pair(8))
     torch.testing.assert_close(nt_xent(z_a, z_b, 0.2), NTXentLoss(0.2)(z_a, z_b), rtol=1e-5, atol=1e-5)
+
+
+def test_a_queue_adds_columns_and_keys_get_no_gradient():
+    (z_image, z_text), (older_images, older_texts) = pair(3), (unit(4, seed=7), unit(4, seed=8))
+    total = 0.0
+    for rows, own, older in ((z_image, z_text, older_texts), (z_text, z_image, older_images)):
+        for i in range(3):
+            scores = [math.exp(9 * float(rows[i] @ key)) for key in (*own, *older)]
+            total -= math.log(scores[i] / sum(scores))
+    assert float(queued_contrastive(z_image, z_text, older_images, older_texts, 9.0)) == pytest.approx(total / 6)
+    empty = z_image[:0]
+    ours = value_and_gradient(lambda a, b: queued_contrastive(a, b, empty, empty, 14.3), z_image, z_text)
+    assert float(ours[0]) == pytest.approx(float(ClipLoss()(z_image, z_text, torch.tensor(14.3))), rel=1e-6)
+    images_only = value_and_gradient(
+        lambda a: F.cross_entropy(14.3 * a @ z_text.T, torch.arange(3)) / 2, z_image
+    )  # the text-to-image direction says nothing to images
+    torch.testing.assert_close(ours[1], images_only[1])
 
 
 def test_oracle_moco():

@@ -17,7 +17,7 @@ def test_init_is_a_temperature(param):
 def test_presets(name):
     scale = LogitScale.preset(name)
     expected = {"clip": 1 / 0.07, "align": 1, "albef": 1 / 0.07, "zerovl": 50, "siglip": 10, "unicl": math.e}
-    expected |= {"declip": math.exp(3), "otter": math.exp(3.9), "groupvit": 1 / 0.07, "glip": 1}
+    expected |= {"declip": math.exp(3), "otter": math.exp(3.9), "groupvit": 1 / 0.07, "glip": 1, "fiber": 1 / 0.07}
     assert scale().item() == pytest.approx(expected[name])
     assert all(p.ndim == 0 for p in scale.parameters())
     assert LogitScale.preset(name, init=0.02)().item() == pytest.approx(50)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emblema.parts.queue import FeatureQueue
+from emblema.parts.queue import FeatureQueue, SampleQueue
 
 
 @settings(max_examples=30, deadline=None)
@@ -53,3 +53,27 @@ def test_nearest():
         FeatureQueue(6, 4, "empty").nearest(torch.ones(1, 4))
     with pytest.raises(ValueError, match=r"\[N, 4\]"):
         queue.push(torch.ones(2, 3))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 7), st.lists(st.integers(1, 9), max_size=6))
+def test_samples_stay_together(size, pushes):
+    queue = SampleQueue(size, {"z": torch.empty(2), "ids": torch.empty((), dtype=torch.long)})
+    history = 0
+    for n in pushes:
+        ids = torch.arange(history, history + n)
+        queue.push(z=ids[:, None].float().expand(n, 2), ids=ids)
+        history += n
+    found = queue.read()
+    assert sorted(found["ids"].tolist()) == list(range(max(history - size, 0), history)) and len(queue) == len(
+        found["z"]
+    )
+    assert torch.equal(found["z"][:, 0].long(), found["ids"]) and found["ids"].dtype == torch.long
+
+
+def test_samples_must_fit():
+    queue = SampleQueue(4, {"z": torch.empty(2)})
+    with pytest.raises(ValueError, match="samples arrived as"):
+        queue.push(z=torch.zeros(3, 5))
+    with pytest.raises(ValueError, match="size >= 1"):
+        SampleQueue(0, {"z": torch.empty(2)})

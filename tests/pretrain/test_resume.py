@@ -19,7 +19,7 @@ def data():
     return squares(each=4).split("train")
 
 
-@pytest.mark.parametrize("name", (*NAMES, "flava", "groupvit"))
+@pytest.mark.parametrize("name", (*NAMES, "flava", "groupvit", "fiber"))
 def test_stopped_and_resumed_is_bit_identical(name, data, tmp_path):
     method = method_of(name, optim=OPTIM)
     options = {"steps": 5, "save_every": 1, "progress": False, "quiet": True}

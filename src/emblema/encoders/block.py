@@ -6,11 +6,14 @@ pass is several times faster than the fused kernel, and the lengths met here are
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Change = Callable[[Tensor], Tensor]
 
 
 class QuickGELU(nn.Module):
@@ -135,18 +138,22 @@ class Block(nn.Module):
         self.norm2 = LayerNorm(width, eps=eps)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), ACTIVATIONS[activation](), nn.Linear(hidden, width))
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, change: Change | None = None) -> Tensor:
+        """[B, L, D] -> [B, L, D]. `change` is applied to what attention says before it joins x: the door through which
+        another sequence is heard inside the block (FIBER)."""
         if self.post_norm:
-            x = self.norm1(x + self.attention(x, mask))
+            said = self.attention(x, mask)
+            x = self.norm1(x + (change(said) if change else said))
             return self.norm2(x + self.mlp(x))
-        return self.reading(x, self.norm1(x), mask)
+        return self.reading(x, self.norm1(x), mask, change)
 
-    def reading(self, x: Tensor, normed: Tensor, mask: Tensor | None = None) -> Tensor:
+    def reading(self, x: Tensor, normed: Tensor, mask: Tensor | None = None, change: Change | None = None) -> Tensor:
         """What `forward` gives for x where its attention reads `normed` in place of norm1(x): for gradients by what a
         pre-norm block reads. [B, L, D]"""
         if self.post_norm:
             raise ValueError("a post-norm block reads x itself: take the gradient by x")
-        x = x + self.attention(normed, mask)
+        said = self.attention(normed, mask)
+        x = x + (change(said) if change else said)
         return x + self.mlp(self.norm2(x))
 
     def at(self, x: Tensor, position: Tensor, mask: Tensor | None = None) -> Tensor:

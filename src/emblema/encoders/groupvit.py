@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from emblema.core.errors import NoSuchDoor
 from emblema.core.tokens import Edit, Tokens
-from emblema.encoders.block import CrossAttention, LayerNorm
+from emblema.encoders.block import Change, CrossAttention, LayerNorm
 from emblema.encoders.vit import ViT, ViTConfig
 
 
@@ -78,7 +78,7 @@ class GroupViT(ViT):
         tokens = self.from_patches(self.norm_patches(patches).permute(0, 3, 1, 2))
         return Segments(**{f.name: getattr(tokens, f.name) for f in fields(tokens)})
 
-    def layer(self, i: int, tokens: Tokens) -> Tokens:
+    def layer(self, i: int, tokens: Tokens, change: Change | None = None) -> Tokens:
         assert isinstance(tokens, Segments)
         stage = next(s for s, end in enumerate(self.ends) if i < end)
         last = stage == len(self.grouping)
@@ -87,7 +87,7 @@ class GroupViT(ViT):
             if tokens.before is not None:
                 start = start + self.from_before[stage](tokens.before)
             tokens = replace(tokens, x=torch.cat([tokens.x, start], 1), groups=start.shape[1])
-        tokens = super().layer(i, tokens)
+        tokens = super().layer(i, tokens, change)
         if last or i + 1 != self.ends[stage]:
             return tokens
         assert isinstance(tokens, Segments)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from emblema.core.errors import NoSuchDoor
 from emblema.core.tokens import Edit, Tokens
-from emblema.encoders.block import Block
+from emblema.encoders.block import Block, Change
 
 
 class Tower(nn.Module):
@@ -114,9 +114,10 @@ class Transformer(Tower):
         """Who may read whom: bool, broadcastable to [B, 1, L, L]; None when all may."""
         return None if tokens.visible is None else tokens.visible
 
-    def layer(self, i: int, tokens: Tokens) -> Tokens:
+    def layer(self, i: int, tokens: Tokens, change: Change | None = None) -> Tokens:
+        """Layer i alone; `change` is applied to what its attention says before that joins the tokens."""
         block: Block = self.blocks[i]  # type: ignore[assignment]
-        return tokens.with_x(block(self.before(i, tokens).x, self.mask(tokens)))
+        return tokens.with_x(block(self.before(i, tokens).x, self.mask(tokens), change))
 
     def before(self, i: int, tokens: Tokens) -> Tokens:
         """The first thing in layer i, after its edit (`ln_pre` of image towers)."""

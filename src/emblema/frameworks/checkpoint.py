@@ -24,6 +24,7 @@ from emblema.core.errors import BadCheckpoint
 from emblema.core.preprocess import Preprocess
 from emblema.encoders.tokenizers import TrainedTokenizer
 from emblema.frameworks.captioner import Captioners
+from emblema.frameworks.fused import FusedTowers
 from emblema.frameworks.grounder import Grounders
 from emblema.frameworks.one_tower import OneTower
 from emblema.frameworks.two_leg import TwoLegs
@@ -38,11 +39,11 @@ CONFIG, WEIGHTS, PREPROCESS, TEMPLATES, CARD = (
     "templates.json",
     "README.md",
 )
-FRAMEWORKS = {c.framework: c for c in (TwoTower, OneTower, TwoLegs, Captioners, Grounders)}
+FRAMEWORKS = {c.framework: c for c in (TwoTower, OneTower, TwoLegs, FusedTowers, Captioners, Grounders)}
 SCALE = "::scale"  # suffix of the scales of an int8 tensor
 CANARY = "It's 2 cats, a CAFÉ & naïve_words -- ok?"  # its ids are stored: a wrong tokenizer shows at load
 
-Config = TwoTower | OneTower | TwoLegs | Captioners | Grounders
+Config = TwoTower | OneTower | TwoLegs | FusedTowers | Captioners | Grounders
 Templates = list[str] | dict[str, list[str]]
 
 

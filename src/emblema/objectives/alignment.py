@@ -43,45 +43,36 @@ def image_text_matching_bce(scores: Tensor, matched: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def hard_negatives(
-    similarity: Tensor, equal: Tensor | None = None, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
-    """Draw for each image a text, and for each text an image, that look right and are wrong.
+def hard_negatives(similarity: Tensor, equal: Tensor, noise: Tensor) -> Tensor:
+    """Draw for each query a candidate that looks right and is wrong: [B]; -1 for a query that has none.
 
-    A candidate is drawn with the probability that the contrastive softmax gives it, its true pair excluded.
+    A candidate is drawn with the probability that the contrastive softmax gives it among those that may be drawn.
 
     Args:
-        similarity: [B, B] logits, row i = image i (already multiplied by the scale).
-        equal: [B, B], true where a text says the same as another: never drawn (the diagonal never is).
-        generator: the source of randomness.
-
-    Returns:
-        (text index of each image [B], image index of each text [B]).
+        similarity: [B, N] logits (already multiplied by the scale) of queries and candidates: the batch's own, then
+            those of a queue, if any.
+        equal: [B, N], true where a candidate says the same as the query's pair, the pair itself among them: never
+            drawn.
+        noise: [B] uniform numbers.
 
     Raises:
-        ValueError: a batch of one, or a row whose candidates are all equal to its pair.
+        ValueError: shapes that do not fit.
 
-    Li et al. 2021 (2107.07651).
+    Li et al. 2021 (2107.07651); with a queue Dou et al. 2022 (2206.07643).
     """
     B = len(similarity)
-    if similarity.shape != (B, B) or B < 2:
+    if similarity.dim() != 2 or equal.shape != similarity.shape or noise.shape != (B,):
         raise ValueError(
-            f"similarity arrived as {tuple(similarity.shape)}, expected [B, B] with B >= 2: "
-            "a batch of one pair holds no negative. Use a larger batch, or skip this term."
+            f"similarity arrived as {tuple(similarity.shape)}, equal as {tuple(equal.shape)}, noise as "
+            f"{tuple(noise.shape)}: expected [B, N], [B, N] and [B]."
         )
-    forbidden = torch.eye(B, dtype=torch.bool, device=similarity.device)
-    if equal is not None:
-        forbidden = forbidden | equal.bool()
-    return _draw(similarity, forbidden, generator), _draw(similarity.T, forbidden.T, generator)
-
-
-def _draw(logits: Tensor, forbidden: Tensor, generator: torch.Generator | None) -> Tensor:
-    if forbidden.all(1).any():
-        row = int(forbidden.all(1).nonzero()[0])
-        raise ValueError(f"row {row} has no negative: every candidate equals its pair. Use a larger batch.")
+    equal, noise = equal.bool(), noise.to(similarity)
     # masked before the softmax, so a row cannot round to zeros as it does when its diagonal is zeroed after
-    weights = logits.float().masked_fill(forbidden, -torch.inf).softmax(1)  # [B, B]
-    return torch.multinomial(weights, 1, generator=generator).squeeze(1)  # [B]
+    chance = similarity.float().masked_fill(equal, -torch.inf).softmax(1)  # [B, N]
+    upto = chance.cumsum(1)
+    drawn = (upto <= noise[:, None] * upto[:, -1:]).sum(1)  # the first whose share passes the number
+    last = chance.shape[1] - 1 - (chance > 0).flip(1).int().argmax(1)  # rounding must not pass the last candidate
+    return torch.minimum(drawn, last).masked_fill(equal.all(1), -1)
 
 
 def region_word(

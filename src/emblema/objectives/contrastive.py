@@ -126,6 +126,30 @@ def image_text_contrastive(
     return torch.stack(terms).sum() / (len(terms) if reduction == "mean2" else 1)
 
 
+def queued_contrastive(
+    z_image: Tensor, z_text: Tensor, older_images: Tensor, older_texts: Tensor, scale: Tensor | float
+) -> Tensor:
+    """ALBEF's and FIBER's InfoNCE: each row against the batch and a queue of older features; keys get no gradient.
+
+    Args:
+        z_image, z_text: [b, D] unit rows, row i of each a pair.
+        older_images, older_texts: [K, D] unit rows, read before this batch is pushed. K = 0: the value is that of
+            `image_text_contrastive`, whose gradient flows through both sides.
+        scale: 1 / tau.
+
+    Returns:
+        A scalar >= 0, the mean of both directions.
+
+    Dou et al. 2022 (2206.07643); survey Eqs. 2-3.
+    """
+    paired_unit_rows(z_image=z_image, z_text=z_text)
+    columns = lambda z, older: torch.cat([gather(z.detach()), older.to(z)])  # [B + K, D]
+    to_text = scale * similarity(z_image, columns(z_text, older_texts))  # [b, B + K]
+    to_image = scale * similarity(z_text, columns(z_image, older_images))
+    right = _diagonal(z_image)
+    return (F.cross_entropy(to_text, right) + F.cross_entropy(to_image, right)) / 2
+
+
 def image_text_label_contrastive(
     z_image: Tensor,
     z_text: Tensor,

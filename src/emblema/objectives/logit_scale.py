@@ -35,6 +35,7 @@ class LogitScale(nn.Module):
         "clip": {"param": "log", "init": 0.07, "minimum": 1.0, "maximum": 100.0},
         "align": {"param": "raw", "init": 1.0, "maximum": 1000.0},  # the bound keeps tau from crossing zero
         "albef": {"param": "raw", "init": 0.07, "minimum": 2.0, "maximum": 1000.0},
+        "fiber": {"param": "raw", "init": 0.07, "minimum": 1.0, "maximum": 1000.0},
         "zerovl": {"param": "constant", "init": 0.02},
         "siglip": {"param": "log", "init": 0.1},
         "unicl": {"param": "log", "init": math.exp(-1)},

@@ -1,4 +1,5 @@
-"""Fusion of two legs: one transformer over [CLS_m; image; text tokens] (FLAVA), or attention both ways (GLIP)."""
+"""Fusion of two legs: one transformer over [CLS_m; image; text tokens] (FLAVA), attention both ways (GLIP), or
+what a layer's attention says changed by what it reads of the other leg (FIBER)."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from emblema.core.tokens import Tokens
-from emblema.encoders.block import Attention, Block, LayerNorm
+from emblema.encoders.block import Attention, Block, CrossAttention, LayerNorm
 
 
 @dataclass(frozen=True)
@@ -88,3 +89,21 @@ class BidirectionalAttention(nn.Module):
         heard = score.transpose(-1, -2).softmax(-1) @ v_places  # [B, heads, L, d]
         places = places + self.weight_places * self.to_places(self.merge(read))
         return places, words + self.weight_words * self.to_words(self.merge(heard))
+
+
+class GatedReading(nn.Module):
+    """FIBER's term inside a block: a + alpha Cross(LN(a), y), a what self-attention says, y the other leg's tokens.
+
+    alpha starts at 0, so a fresh model says what its towers say alone; the first step then moves alpha only.
+    """
+
+    def __init__(self, width: int, heads: int, other_width: int, eps: float = 1e-5):
+        super().__init__()
+        self.norm = LayerNorm(width, eps=eps)
+        self.cross = CrossAttention(width, heads, other_width)
+        self.alpha = nn.Parameter(torch.zeros(()))
+
+    def forward(self, said: Tensor, other: Tensor, real: Tensor | None = None) -> Tensor:
+        """said [B, L, width], other [B, M, other_width], real [B, M] False at padding -> [B, L, width]"""
+        mask = None if real is None else real[:, None, None]  # [B, 1, 1, M]
+        return said + self.alpha * self.cross(self.norm(said), other, mask)

@@ -1,4 +1,4 @@
-"""A first-in-first-out bank of unit vectors: MoCo's keys, DeCLIP's texts, FIBER's negatives."""
+"""First-in-first-out banks: of unit vectors (MoCo's keys, DeCLIP's texts), of whole samples (FIBER's negatives)."""
 
 from __future__ import annotations
 
@@ -73,3 +73,49 @@ class FeatureQueue(nn.Module):
             raise ValueError("nearest: the queue is empty. Push features first, or build it with init='random'.")
         rows = self.read()
         return rows[similarity(z, rows).argmax(1)]
+
+
+class SampleQueue(nn.Module):
+    """Holds several tensors of each of the last `size` samples, as buffers: features beside what they were made of.
+
+    It starts empty. **Read before you push.**
+
+    Args:
+        size: K, the number of samples kept.
+        like: name -> one sample of a tensor, whose shape and dtype count.
+    """
+
+    pointer: Tensor
+    filled: Tensor
+
+    def __init__(self, size: int, like: dict[str, Tensor]) -> None:
+        super().__init__()
+        if size < 1 or not like:
+            raise ValueError(f"SampleQueue(size={size}, like={list(like)}): expected size >= 1 and a tensor or more.")
+        self.size, self.names = size, tuple(like)
+        for name, one in like.items():
+            self.register_buffer(name, one.new_zeros(size, *one.shape))
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.long))
+
+    def __len__(self) -> int:
+        return int(self.filled)
+
+    def read(self) -> dict[str, Tensor]:
+        """name -> [filled, ...], copies: a later push does not change them."""
+        return {name: getattr(self, name)[: len(self)].clone() for name in self.names}
+
+    @torch.no_grad()
+    def push(self, **samples: Tensor) -> None:
+        """Replace the oldest samples by N new ones, each tensor [N, ...]. Of more than K the last K stay."""
+        found = {name: tuple(rows.shape) for name, rows in samples.items()}
+        N = len(next(iter(samples.values())))
+        expected = {name: (N, *getattr(self, name).shape[1:]) for name in self.names}
+        if found != expected:
+            raise ValueError(f"push: samples arrived as {found}, expected {expected}.")
+        at = (self.pointer + torch.arange(N, device=self.pointer.device)) % self.size  # [N]
+        for name, rows in samples.items():
+            bank = getattr(self, name)
+            bank[at[-self.size :]] = rows[-self.size :].to(bank)
+        self.pointer.add_(N).remainder_(self.size)
+        self.filled.add_(N).clamp_(max=self.size)
