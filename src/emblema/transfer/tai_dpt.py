@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from emblema.core.batch import Batch, ImageInput, Level
 from emblema.core.card import Card
@@ -77,13 +78,23 @@ class TaIDPT(Transfer):
         return [t for t, keep in zip(texts, kept.tolist()) if keep], labels[kept]
 
     def batches(self, vlm, texts: list[str], labels: Tensor, total: int, per_epoch: int):
+        """What the frozen text tower says of a caption is kept: later epochs ask for it again."""
+        kept: dict[int, tuple[Tensor, Tensor]] = {}
         for step in range(total):
             order = torch.randperm(len(texts), generator=seed.generator(self.seed, "order", step // per_epoch))
             rows = order[step % per_epoch * self.optim.batch_size :][: self.optim.batch_size]
+            new = [i for i in rows.tolist() if i not in kept]
+            if new:
+                kept |= zip(new, told(vlm, [texts[i] for i in new]))
+            caption, words = zip(*(kept[i] for i in rows.tolist()))
+            real = [torch.ones(len(w), dtype=torch.bool) for w in words]
+            targets = {
+                "caption": torch.stack(caption),
+                "words": pad_sequence(list(words), True),
+                "labels": labels[rows],
+            }
+            targets["real"] = pad_sequence(real, True)  # [B, L]
             chosen = [texts[i] for i in rows.tolist()]
-            with torch.no_grad():
-                words, real = vlm.encode_words(chosen)  # [B, L, D], [B, L]
-                targets = {"caption": vlm.encode_text(chosen), "words": words, "real": real, "labels": labels[rows]}
             yield Batch(keys=chosen, texts=chosen, targets=targets)
 
     def losses(self, module, batch):
@@ -109,6 +120,13 @@ class GlobalAndLocal(Borrowed):
         a = parts @ self.part().T  # [B, S, C]
         w = (sharpness * a).masked_fill(~real[..., None], -torch.inf).softmax(1)
         return self.scale * z @ self.whole().T, self.scale * (w * a).sum(1)
+
+
+@torch.no_grad()
+def told(vlm, texts: list[str]) -> list[tuple[Tensor, Tensor]]:
+    """The vector [D] and the words [L, D] of each text."""
+    words, real = vlm.encode_words(texts)  # [N, L, D], [N, L]
+    return [(z, w[r].clone()) for z, w, r in zip(vlm.encode_text(texts), words, real)]
 
 
 def ranking(score: Tensor, labels: Tensor, margin: float = 1.0) -> Tensor:
