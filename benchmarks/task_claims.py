@@ -124,6 +124,7 @@ CLAIMS = (
     Claim("zegclip", Arm("zegclip"), Arm("zegclip", {"descriptor": False}), "mIoU_unseen", steps=60, batch=8),
     Claim("vild", Arm("vild"), Arm("vild", {"image_weight": 0.0}), **DETECT),
     Claim("detpro", Arm("detpro"), Arm("detpro", {"context_length": 0}), **DETECT),
+    Claim("pb_ovd", Arm("pb_ovd"), Arm("pb_ovd", {"pseudo": False}), **DETECT),
     Claim("baron", Arm("baron"), Arm("baron", {"spread": 0.0}), **DETECT),
     Claim("maskclip", Arm("maskclip"), Arm("", {"features": "plain"}), "mIoU", family="transfer"),
     Claim("tai_dpt", Arm("tai_dpt"), Arm(), steps=150, batch=64, **SEVERAL),

@@ -52,8 +52,8 @@ class Distill(Method):
     """From a frozen teacher and pictures to a student of a dense task: inherit from `Segmenting` or `Detecting`.
 
     A system defines `build(teacher, class_names)` and `losses(student, batch)`; it may define `targets(teacher,
-    batch)`. The card's `needs` name what a record must have ("boxes", "masks"); with "no pictures" nothing is trained.
-    `self.seen` says which class names are not novel. The teacher is never changed.
+    batch)`. The card's `needs` name what a record must have ("boxes", "masks", "texts"); with "no pictures" nothing is
+    trained. `self.seen` says which class names are not novel. The teacher is never changed.
     """
 
     templates: tuple[str, ...] = ()  # of the class texts; empty: those of the data set
@@ -151,12 +151,14 @@ class Distill(Method):
             rows = [_mirrored(*row) if m else row for row, m in zip(rows, mirrored)]
         images, boxes, masks = zip(*rows)
         batch = Batch(keys=[record.key for record in records], images=torch.stack(images), generator=generator)
-        for name, values in (("boxes", boxes), ("masks", masks)):
+        texts = [record.text for record in records]
+        for name, values in (("boxes", boxes), ("masks", masks), ("texts", texts)):
             if all(value is not None for value in values):
                 setattr(batch, name, list(values))
             elif name in self.card.needs:
                 bare = next(r.key for r, value in zip(records, values) if value is None)
-                raise BadData(f"{bare} has no {name}: {self.card.name} learns from pictures with {name}")
+                said = {"texts": "captions"}.get(name, name)
+                raise BadData(f"{bare} has no {said}: {self.card.name} learns from pictures with {said}")
         return batch
 
     def _row(self, record: Record) -> tuple[Tensor, Boxes | None, Masks | None]:

@@ -112,6 +112,15 @@ class CrossAttention(nn.Module):
         k, v = map(self.split, self.kv(memory).chunk(2, -1))  # each [B, heads, M, d]
         return self.out(self.merge(attend(self.split(self.q(x)), k, v, mask)))
 
+    def weights(self, x: Tensor, memory: Tensor) -> Tensor:
+        """Attention probabilities [B, heads, L, M]."""
+        q, k = self.split(self.q(x)), self.split(self.kv(memory).chunk(2, -1)[0])
+        return ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1)
+
+    def read(self, weights: Tensor, memory: Tensor) -> Tensor:
+        """What is read of memory [B, M, memory_width] with these `weights` [B, heads, L, M]: [B, L, width]"""
+        return self.out(self.merge(weights @ self.split(self.kv(memory).chunk(2, -1)[1])))
+
     def values(self, memory: Tensor) -> Tensor:
         """What would be read if the memory were one place, for each place: [B, M, width]"""
         return self.out(self.kv(memory).chunk(2, -1)[1])

@@ -19,9 +19,14 @@ class CrossBlock(Block):
 
     def read(self, x: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
         """x [B, L, width], memory [B, M, memory_width] -> [B, L, width]"""
+        return self.shown(x, memory, mask)[0]
+
+    def shown(self, x: Tensor, memory: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and the attention through which the memory was read: [B, heads, L, M]"""
         x = x + self.attention(self.norm1(x), mask)
-        x = x + self.cross(self.norm_cross(x), memory)
-        return x + self.mlp(self.norm2(x))
+        weights = self.cross.weights(self.norm_cross(x), memory)
+        x = x + self.cross.read(weights, memory)
+        return x + self.mlp(self.norm2(x)), weights
 
 
 class CaptionDecoder(nn.Module):

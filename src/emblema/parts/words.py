@@ -1,8 +1,12 @@
-"""Views of words: a caption varied at random, every number passed in."""
+"""Words of captions: varied at random, every number passed in; and where a caption names a class."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Any
+
+from emblema.parts.prompts import clean
 
 EDA_NUMBERS = 35  # random numbers that `eda` takes; words beyond 32 are never deleted
 
@@ -30,3 +34,21 @@ def eda(text: str, noise: Sequence[float], deletion: float = 0.1) -> str:
         return " ".join(words)
     kept = [w for k, w in enumerate(words) if k >= len(each) or each[k] >= deletion]
     return " ".join(kept or [words[i]])
+
+
+def named_at(text: str, class_name: str) -> list[tuple[int, int]]:
+    """The characters [from, to) at which a text names a class, as a whole word, in the singular or with an s."""
+    name = re.escape(clean(class_name).lower())
+    return [found.span() for found in re.finditer(rf"\b{name}(?:s|es)?\b", text.lower())]
+
+
+def mentions(tokenizer: Any, text: str, class_names: Sequence[str]) -> dict[int, list[int]]:
+    """Classes that a text names, by number, and the tokens of the uncut row that do so."""
+    cleaned, places = tokenizer.offsets(text)
+    found = {}
+    for number, name in enumerate(class_names):
+        spans = named_at(cleaned, name)
+        tokens = [i for i, (a, b) in enumerate(places) if any(a < end and b > start for start, end in spans)]
+        if tokens:
+            found[number] = tokens
+    return found

@@ -7,7 +7,6 @@ local one. At test time the picture takes their place.
 from __future__ import annotations
 
 import random
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from emblema.core.method import Optim
 from emblema.engine import seed
 from emblema.engine.optimise import optimise
 from emblema.parts.prompts import Borrowed, PromptedText, clean
+from emblema.parts.words import named_at
 from emblema.transfer.base import Transfer, coop_recipe
 
 FRAMES = ("a picture of {}.", "{} on a table.", "there is {} here.", "{} in the street.", "we see {} today.")
@@ -138,8 +138,7 @@ def ranking(score: Tensor, labels: Tensor, margin: float = 1.0) -> Tensor:
 
 def named(texts: list[str], class_names: list[str]) -> Tensor:
     """Which classes a caption names, as whole words, in the singular or with an s: bool [N, C]."""
-    patterns = [re.compile(rf"\b{re.escape(clean(name).lower())}(?:s|es)?\b") for name in class_names]
-    return torch.tensor([[bool(p.search(text.lower())) for p in patterns] for text in texts]).view(len(texts), -1)
+    return torch.tensor([[bool(named_at(text, name)) for name in class_names] for text in texts]).view(len(texts), -1)
 
 
 def made_up(class_names: list[str], count: int, random_seed: int) -> list[str]:
