@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 import zlib
 from collections.abc import Callable
@@ -125,16 +126,10 @@ def model_of(vlm: VLM) -> Model:
 
 
 def zero_shot(vlm: VLM, templates: tuple[str, ...] = TEMPLATES) -> float:
-    task = _Worded(resamples=1, words=templates)
-    return task.run(model_of(vlm), objects("test")).metrics["top1"].value
-
-
-@dataclass(kw_only=True)
-class _Worded(ZeroShot):
-    words: tuple[str, ...] = TEMPLATES
-
-    def _templates(self, data: Any) -> tuple[str, list[str]]:
-        return "claims", list(self.words)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "claims.txt"
+        file.write_text("\n".join(templates), encoding="utf-8")
+        return ZeroShot(resamples=1, templates=str(file)).run(model_of(vlm), objects("test")).metrics["top1"].value
 
 
 def bare_name(vlm: VLM) -> float:
@@ -449,7 +444,7 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.claims:
         line = run(name, options.work, options.steps)
-        claims.append(options.out, line)
+        claims.replace(options.out, line, ("system", "claim", "metric"))
         print(f"== {line['system']}: {line['claim']}: {line['verdict']} {line['difference']}", flush=True)
 
 
