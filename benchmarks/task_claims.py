@@ -122,6 +122,7 @@ CLAIMS = (
           "mIoU", options=IMAGE_LABELS, text="the softmax among classes and backgrounds: its maps > GradCAM of scores"),
     Claim("lseg", Arm("lseg", OTHERS), Arm("lseg", OTHERS, random_rows), "mIoU_unseen", steps=100, options=EPISODES),
     Claim("zegclip", Arm("zegclip"), Arm("zegclip", {"descriptor": False}), "mIoU_unseen", steps=60, batch=8),
+    Claim("denseclip", Arm("denseclip"), Arm("denseclip", {"texts": False}), "mIoU_seen", steps=150, batch=8),
     Claim("vild", Arm("vild"), Arm("vild", {"image_weight": 0.0}), **DETECT),
     Claim("detpro", Arm("detpro"), Arm("detpro", {"context_length": 0}), **DETECT),
     Claim("pb_ovd", Arm("pb_ovd"), Arm("pb_ovd", {"pseudo": False}), **DETECT),

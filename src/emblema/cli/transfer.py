@@ -42,6 +42,10 @@ def transfer(arguments: list[str], as_json: bool) -> Any:
     from emblema.bench import transfer as bench
     from emblema.core import find
 
+    if name in find.names("distill"):  # a system of this chapter that learns from label maps
+        from emblema.cli.distill import distill
+
+        return distill(arguments, as_json)
     several = name == "all" or name in bench.FAMILIES or "," in name
     if several:
         run, budget = options_of(f"transfer {name}", TransferRun, Several, rest)

@@ -83,10 +83,10 @@ class ViT(Transformer, ImageTower):
 
     def embed(self, raw: Tensor) -> Tokens:
         images = self.normalise(raw)
-        tokens = self._alone(images)
+        tokens = self.embed_alone(images)
         return tokens if self.conse is None else replace(tokens, beside=self.conse(images))
 
-    def _alone(self, images: Tensor) -> Tokens:
+    def embed_alone(self, images: Tensor) -> Tokens:
         """Tokens without what goes beside the layers, which speaks of whole images only."""
         small = images if self.config.shrink == 1 else F.avg_pool2d(images, self.config.shrink)
         return self.from_patches(self.stem(small))
@@ -137,7 +137,7 @@ class ViT(Transformer, ImageTower):
         return x if self.projection is None else x @ self.projection.to(x.dtype)
 
     def dense(self, raw: Tensor | Tokens, edit: Edit | None = None, values: bool = False) -> Tensor:
-        tokens = self.enter(raw if isinstance(raw, Tokens) else self._alone(self.normalise(raw)))
+        tokens = self.enter(raw if isinstance(raw, Tokens) else self.embed_alone(self.normalise(raw)))
         last = self.depth - 1
         for i in range(self.depth):
             tokens = edit(i, tokens) if edit else tokens
@@ -153,7 +153,7 @@ class ViT(Transformer, ImageTower):
         return self.project(patches).unflatten(1, tokens.grid)  # [B, H, W, dim]
 
     def local(self, raw: Tensor | Tokens, radius: int = 1) -> Tensor:
-        tokens = self.enter(raw if isinstance(raw, Tokens) else self._alone(self.normalise(raw)))
+        tokens = self.enter(raw if isinstance(raw, Tokens) else self.embed_alone(self.normalise(raw)))
         assert tokens.grid is not None
         return self.encode(tokens.around(radius)).unflatten(0, (len(tokens), *tokens.grid))
 

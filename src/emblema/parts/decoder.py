@@ -1,4 +1,5 @@
-"""The upper half of a text decoder: words read the words before them, and an image (CoCa)."""
+"""Words that read an image: the upper half of a text decoder (CoCa), and class texts in the context of one image
+(DenseCLIP)."""
 
 from __future__ import annotations
 
@@ -45,6 +46,25 @@ class CaptionDecoder(nn.Module):
         for block in self.blocks:
             x = block.read(x, memory, causal)  # type: ignore[operator]
         return self.head(self.norm(x))
+
+
+class ContextDecoder(nn.Module):
+    """What an image says of each class text: texts read one another and the image's vectors, in a space of `width`."""
+
+    def __init__(self, dim: int, width: int = 256, depth: int = 3, heads: int = 4, eps: float = 1e-5):
+        super().__init__()
+        self.from_image = nn.Sequential(LayerNorm(dim, eps=eps), nn.Linear(dim, width), LayerNorm(width, eps=eps))
+        self.from_text = nn.Sequential(LayerNorm(dim, eps=eps), nn.Linear(dim, width))
+        self.blocks = nn.ModuleList(CrossBlock(width, heads, width, eps) for _ in range(depth))
+        self.out = nn.Sequential(LayerNorm(width, eps=eps), nn.Linear(width, dim))
+
+    def forward(self, texts: Tensor, image: Tensor) -> Tensor:
+        """texts [B, C, D], vectors of the image [B, M, D] -> [B, C, D]"""
+        x, memory = self.from_text(texts), self.from_image(image)
+        everyone = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device)
+        for block in self.blocks:
+            x = block.read(x, memory, everyone)  # type: ignore[operator]
+        return self.out(x)
 
 
 def next_words(logits: Tensor, ids: Tensor, length: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ def check_distill(cls: type) -> None:
     assert all(f.isfinite().all() and not f.requires_grad for f in found), f"{name}.predict() is not finite"
     again = values(short_distill(cls).fit(teacher, data).predict(test))
     assert same(again, found), f"{name}: the same seed gave another student"
-    words = [NAMES[2], "house"]
+    words = [NAMES[2], NAMES[0] if cls.card.closed else "house"]  # type: ignore[attr-defined]
     picture = data[0].image
     if hasattr(system, "segment"):
         (map_,) = system.segment([picture], words)
