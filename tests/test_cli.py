@@ -93,6 +93,15 @@ def test_list(capsys):
     assert "5.1 contrastive" in capsys.readouterr().out
 
 
+def test_the_chapter_on_transfer_is_whole_whichever_folder_a_system_is_in(capsys):
+    cards = {card["name"]: card for card in document(capsys, "list", "transfer")}
+    assert cards["coop"]["family"] == "transfer" and cards["denseclip"]["family"] == "distill"
+    assert all(card["section"].startswith("6.") for card in cards.values())
+    with pytest.raises(SystemExit):
+        cli.main(["transfer", "denseclip", "--help"])
+    assert "usage: emblema distill denseclip" in capsys.readouterr().out
+
+
 def test_show(capsys):
     found = document(capsys, "show", "slip")
     fields = {f["name"]: f for f in found["fields"]}
