@@ -97,8 +97,7 @@ def test_the_chapter_on_transfer_is_whole_whichever_folder_a_system_is_in(capsys
     cards = {card["name"]: card for card in document(capsys, "list", "transfer")}
     assert cards["coop"]["family"] == "transfer" and cards["denseclip"]["family"] == "distill"
     assert all(card["section"].startswith("6.") for card in cards.values())
-    with pytest.raises(SystemExit):
-        cli.main(["transfer", "denseclip", "--help"])
+    cli.main(["transfer", "denseclip", "--help"])
     assert "usage: emblema distill denseclip" in capsys.readouterr().out
 
 
