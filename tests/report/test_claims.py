@@ -91,8 +91,8 @@ def test_unpaired_arms_are_refused(change, message):
 
 def test_a_typed_verdict_is_refused(tmp_path):
     with pytest.raises(BadData, match="says supported, its interval not supported"):
-        claims.append(tmp_path / "x.jsonl", line({"digits": WORSE}, {"digits": BETTER}) | {"verdict": "supported"})
-    claims.append(tmp_path / "x.jsonl", line())
+        claims.replace(tmp_path / "x.jsonl", line({"digits": WORSE}, {"digits": BETTER}) | {"verdict": "supported"})
+    claims.replace(tmp_path / "x.jsonl", line())
     assert next(iter(result.read(tmp_path)))["kind"] == "claim"
     assert tables.results(result.read(tmp_path)) == ""  # claims have tables of their own
 
@@ -133,8 +133,8 @@ def test_a_system_that_lacks_a_data_set_has_no_mean():
 
 def test_the_documents_hold_a_page_a_family(tmp_path):
     folder = tmp_path / "benchmarks" / "results"
-    claims.append(folder / "transfer.jsonl", line())
-    claims.append(folder / "distill.jsonl", line(family="distill", system="vild"))
+    claims.replace(folder / "transfer.jsonl", line())
+    claims.replace(folder / "distill.jsonl", line(family="distill", system="vild"))
     docs.write(tmp_path)
     written = {p.name: p.read_text() for p in (tmp_path / "docs" / "results").iterdir()}
     assert set(written) == {"transfer.md", "distill.md"} and "vild" in written["distill.md"]

@@ -60,7 +60,7 @@ def replace(path: Path, line: dict[str, Any], same: Sequence[str] = ("system", "
     """Write a claim line in place of an earlier one that has the `same`; other lines stay."""
     mark = lambda one: [one.get(key) for key in ("kind", *same)]
     lines = [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    lines = [one for one in lines if mark(one) != mark(line)] + [checked(line)]
+    lines = [one for one in lines if mark(one) != mark(line)] + [checked(plain(line))]
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(one, ensure_ascii=False, allow_nan=False) + "\n" for one in lines)
     path.write_text(text, encoding="utf-8")
@@ -131,14 +131,6 @@ def checked(line: Line) -> dict[str, Any]:
     if line["verdict"] != follows:
         raise BadData(f"the claim of {line['system']} says {line['verdict']}, its interval {follows}")
     return dict(line)
-
-
-def append(path: str | Path, line: Line) -> None:
-    """Add a claim line to a file in one write."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(checked(plain(line)), ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def is_claim(line: Line) -> bool:
