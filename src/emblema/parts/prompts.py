@@ -85,7 +85,8 @@ class PromptedText(Borrowed):
 
         Where nothing is learnt, those of the learnt context are encoded once, however many pictures ask.
         """
-        if context is not None or edit is not None or self.training or torch.is_grad_enabled():
+        learning = self.training or torch.is_grad_enabled()
+        if context is not None or edit is not None or learning or self.context.is_inference():  # which has no version
             return encode_classes(self.vlm, self.tokens(self.context if context is None else context), edit)
         if self.kept is None or self.kept[0] is not self.context or self.kept[1] != self.context._version:
             self.kept = self.context, self.context._version, encode_classes(self.vlm, self.tokens(self.context))
