@@ -83,11 +83,16 @@ def test_task_res_begins_at_raw_text_features_and_alpha_scales_its_rate():
 def test_tip_x_adds_the_divergence_of_the_class_distributions():
     system = fit(TipX(views=0, gamma=0.5))
     module, z = system.module_, system.read(TEST).arrays["pooled"][0]
-    p, q = (MODEL.vlm.logits(v, module.hand).softmax(-1) for v in (z, module.keys))
+    p, q = ((v @ module.hand.T / 0.5).softmax(-1) for v in (z, module.keys))
     expected = torch.stack([F.kl_div(q.log(), row.expand_as(q), reduction="none").sum(-1) for row in p])
     assert torch.allclose(module.divergence(z), expected, atol=1e-5)
     vote = module.divergence_vote(z)
     assert torch.allclose(system.predict(TEST), fit(TipAdapter(views=0)).predict(TEST) + 0.5 * vote, atol=1e-4)
+
+
+def test_tip_x_chooses_all_three_weights_at_once():
+    module = fit(TipX(views=0), VAL).module_
+    assert module.alpha >= 0.1 and module.beta >= 1 and module.gamma >= 0.1  # the grid leaves nothing out
 
 
 def test_calip_with_flat_attention_changes_no_answer():

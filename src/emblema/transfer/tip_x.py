@@ -37,38 +37,33 @@ class TipX(Transfer):
             "whole test set at once, so that an answer would depend on the other test pictures",
         ),
     )
-    alpha: float = 1.0  # before the search
+    alpha: float = 1.0  # without pictures to choose on
     beta: float = 1.0
     gamma: float = 0.1
+    temperature: float = 0.5  # of the distributions over classes: softer than the model's own by far
     views: int = 10
-    search: tuple[float, float, float] = (12.0, 10.0, 1.0)  # largest beta, alpha and gamma of the grid
+    search: tuple[float, float, float] = (50.0, 50.0, 30.0)  # largest beta, alpha and gamma of the grid
 
     def build(self, vlm, class_names):
-        return DivergenceCache(vlm, self.hand(vlm, class_names), self.alpha, self.beta, self.gamma)
+        hand = self.hand(vlm, class_names)
+        return DivergenceCache(vlm, hand, self.alpha, self.beta, self.gamma, self.temperature)
 
     def learn(self, module, train: Inputs, on_step=None):
         module.fill(raw_features(train.arrays), train.labels)
 
     def select(self, module, val: Inputs):
-        z = val.arrays["pooled"][0]
-        module.search(z, val.labels, *self.search[:2])
-        rest, vote = Cache.forward(module, val.batch(torch.arange(len(val))).x), module.divergence_vote(z)  # type: ignore[arg-type]
-        right = [((rest + g * vote).argmax(-1) == val.labels).float().mean() for g in module.grid(self.search[2])]
-        module.gamma = module.grid(self.search[2])[int(torch.stack(right).argmax())]
+        module.search_all(val.arrays["pooled"][0], val.labels, self.search)
 
 
 class DivergenceCache(Cache):
     gamma: Tensor
     bounds: Tensor
 
-    def __init__(self, vlm, hand: Tensor, alpha: float, beta: float, gamma: float):
+    def __init__(self, vlm, hand: Tensor, alpha: float, beta: float, gamma: float, temperature: float):
         super().__init__(vlm, hand, alpha, beta)
+        self.temperature = temperature
         self.register_buffer("gamma", torch.tensor(gamma))
         self.register_buffer("bounds", torch.zeros(4))  # smallest and largest divergence, and similarity, of the keys
-
-    @staticmethod
-    def grid(largest: float) -> Tensor:
-        return torch.linspace(0, largest, 21)
 
     def fill(self, raw: Tensor, labels: Tensor) -> None:
         super().fill(raw, labels)
@@ -77,7 +72,7 @@ class DivergenceCache(Cache):
 
     def divergence(self, z: Tensor) -> Tensor:
         """KL(p(z) || p(F)) over the classes: [B, N]"""
-        p, q = (self.vlm.logits(v, self.hand).log_softmax(-1) for v in (z, self.keys))  # [B, C], [N, C]
+        p, q = ((v @ self.hand.T / self.temperature).log_softmax(-1) for v in (z, self.keys))  # [B, C], [N, C]
         return (p.exp() * p).sum(-1, keepdim=True) - p.exp() @ q.T
 
     def divergence_vote(self, z: Tensor) -> Tensor:
@@ -87,3 +82,19 @@ class DivergenceCache(Cache):
 
     def forward(self, x: ImageInput) -> Tensor:
         return super().forward(x) + self.gamma * self.divergence_vote(x.pooled)
+
+    @torch.no_grad()
+    def search_all(self, z: Tensor, y: Tensor, largest: tuple[float, float, float]) -> None:
+        """The most accurate of the official grid, 200 betas by 20 alphas by 50 gammas, for [N, D] and [N]."""
+        beta_most, alpha_most, gamma_most = largest
+        text, divergence = self.vlm.logits(z, self.hand), self.divergence_vote(z)
+        gammas = 0.1 + torch.arange(50) * (gamma_most - 0.1) / 50
+        best = -1.0
+        for beta in 1 + torch.arange(200) * (beta_most - 1) / 200:
+            vote = self.vote(z, beta)
+            for alpha in 0.1 + torch.arange(20) * (alpha_most - 0.1) / 20:
+                said = (text + alpha * vote + gammas[:, None, None] * divergence).argmax(-1)  # [50, N]
+                right = (said == y).float().mean(1)
+                if right.max() > best:
+                    best, self.alpha, self.beta = float(right.max()), alpha, beta
+                    self.gamma = gammas[right.argmax()]
