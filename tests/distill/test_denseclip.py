@@ -17,7 +17,7 @@ from emblema.testing.squares import NAMES
 
 @pytest.fixture(scope="module")
 def teacher():
-    return tiny_model(cache=False)
+    return tiny_model(cache=False, precision="fp32")
 
 
 def system_of(steps=1, **fields):

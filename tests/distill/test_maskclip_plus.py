@@ -14,7 +14,7 @@ from emblema.testing.distill import placed_squares
 
 @pytest.fixture(scope="module")
 def teacher():
-    return tiny_model(cache=False)
+    return tiny_model(cache=False, precision="fp32")
 
 
 def fitted(teacher, data, **fields):

@@ -16,7 +16,7 @@ from emblema.testing.squares import NAMES
 
 @pytest.fixture(scope="module")
 def teacher():
-    return tiny_model(cache=False)
+    return tiny_model(cache=False, precision="fp32")
 
 
 def system_of(**fields):
