@@ -17,3 +17,13 @@ def test_the_callers_random_state_is_restored():
     with seed.forked(1, "x"):
         inside = torch.rand(3)
     assert torch.equal(torch.rand(3), expected) and not torch.equal(inside, expected)
+
+
+def test_a_fork_leaves_no_call_behind():
+    before = len(torch.cuda._queued_calls)
+    for step in range(3):
+        with seed.forked(0, "step", step):
+            drawn = torch.rand(())
+    assert len(torch.cuda._queued_calls) == before
+    torch.manual_seed(seed.number(0, "step", 2))
+    assert torch.rand(()) == drawn

@@ -30,6 +30,10 @@ def generator(seed: int, *place: Place, device: str | torch.device = "cpu") -> t
 def forked(seed: int, *place: Place) -> Iterator[None]:
     """Within, the global torch generators are those of the place; afterwards they are the caller's again."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    own = number(seed, *place)
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(number(seed, *place))
+        # not torch.manual_seed: until CUDA starts it remembers every call with its stack, and a run calls at each step
+        torch.default_generator.manual_seed(own)
+        if devices:
+            torch.cuda.manual_seed_all(own)
         yield
