@@ -18,7 +18,7 @@ def method(**fields):
 
 
 def test_contrast_is_that_of_open_clip_until_the_queue_fills():
-    system = method()
+    system = method(contrast_queue=True)
     module, batch = built(system), tiny_batch(8)
     vlm = module["vlm"]
     assert vlm.scale.item() == pytest.approx(1 / 0.07) and dict(vlm.logit_scale.named_parameters())["value"] == 0.07
@@ -28,6 +28,7 @@ def test_contrast_is_that_of_open_clip_until_the_queue_fills():
     system.losses(module.train(), batch)
     assert len(module["queue"]) == 8
     assert system.losses(module, batch)["image_text"] > expected  # more columns, the pair's own copy among them
+    torch.testing.assert_close(method().losses(module, batch)["image_text"], expected)  # of the batch alone
 
 
 def pairs_seen(system, module, batch, monkeypatch):
@@ -95,6 +96,15 @@ def test_a_run_is_a_model_that_matches(tmp_path):
     assert model.embed_texts(["red square"]).shape == (1, 32)
     images = torch.stack([torch.zeros(3, 32, 32, dtype=torch.uint8)] * 2)
     assert model.vlm.match(images, ["red square", "blue square"]).shape == (2, 2)
+
+
+def test_the_temperature_moves_at_a_hundredth_of_the_rate(tmp_path):
+    data, moved = squares(each=4).split("train"), []
+    for lr in (1e-3, 1e-1):
+        optim = Optim(lr=lr, batch_size=8, precision="fp32", warmup=0.0, schedule="constant")
+        vlm = run_pretraining(method(optim=optim), data, steps=1, progress=False, quiet=True)
+        moved.append(abs(1 / vlm.scale.item() - 0.07))  # Adam's first step is the rate
+    assert moved == pytest.approx([1e-5, 1e-3], rel=0.05)
 
 
 def test_what_it_cannot_do_is_refused():

@@ -93,7 +93,7 @@ def run_pretraining(
         total = steps or optim.steps or max(round(optim.epochs * loader.epoch_steps), 1)
         if run is None or checkpoint.latest(run) is None:
             method.begin(module, data)
-        state = State(module, optim)
+        state = State(module, optim, method.rate)
         config = _config(method, loader, total, random_seed) | {"tokenizer": _tokenizer_mark(vlm, data)}
         start = _resume(run, state, config, resume)
         distributed.share_weights(module)

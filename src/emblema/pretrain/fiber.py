@@ -49,11 +49,14 @@ class FIBER(Pretrain):
             "a ViT and a text transformer, both pre-norm, from random weights; a trained Swin and RoBERTa in the paper",
             "the queue starts empty (random features in the code) and is 512 samples long (4096)",
             "a text that says the same as the pair's is never drawn; the code excludes the pair only",
-            "one learning rate; five times that for what is fused in the code",
+            "older features join the contrast with contrast_queue=True only: the paper's rate of 0.00001 hardly moves the "
+            "weights that they are of; at 0.001, from random weights, they undo what is learnt",
+            "one learning rate, a hundredth of it for the temperature; five times it for what is fused in the code",
         ),
     )
     fused_layers: int | None = None  # None: half of the shallower tower; 6 of 12 in the paper
-    queue: int = 512  # K
+    queue: int = 512  # K, samples that hard wrong pairs are drawn from besides the batch
+    contrast_queue: bool = False  # their features, as they were, are negatives of the contrast too
     mask: float = 0.15  # share of words hidden
     optim: Optim = field(default_factory=lambda: Optim(lr=1e-3, weight_decay=0.01, betas=(0.9, 0.98), eps=1e-8))
 
@@ -85,6 +88,9 @@ class FIBER(Pretrain):
         module["queue"] = SampleQueue(self.queue, one)
         return module
 
+    def rate(self, name: str) -> float:
+        return 0.01 if name.startswith("vlm.logit_scale") else 1.0  # tau itself is learnt, and it is small
+
     def losses(self, module: Learnt, batch: Batch) -> dict[str, Tensor]:
         vlm, older = module["vlm"], module["queue"].read()
         ids = vlm.text.tokenize(batch.texts).to(vlm.text.words.weight.device)
@@ -94,8 +100,9 @@ class FIBER(Pretrain):
         _, read = vlm.encode_pair(batch.images, hidden)  # words hidden from the text are in the image
         own = {"z_image": z_image.detach(), "z_text": z_text.detach(), "images": batch.images, "length": ids.length}
         own["ids"] = padded(ids, vlm.text.context_length)
+        K = len(module["queue"]) if self.contrast_queue else 0
         terms = {
-            "image_text": queued_contrastive(z_image, z_text, older["z_image"], older["z_text"], vlm.scale),
+            "image_text": queued_contrastive(z_image, z_text, older["z_image"][:K], older["z_text"][:K], vlm.scale),
             "words": token_mean(module["words"].losses(vlm.text.norm(read.x), words)),
             "matching": self.matching(vlm, own, older, batch.noise("negatives", 2)),
         }
