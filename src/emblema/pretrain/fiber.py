@@ -49,8 +49,8 @@ class FIBER(Pretrain):
             "a ViT and a text transformer, both pre-norm, from random weights; a trained Swin and RoBERTa in the paper",
             "the queue starts empty (random features in the code) and is 512 samples long (4096)",
             "a text that says the same as the pair's is never drawn; the code excludes the pair only",
-            "older features join the contrast with contrast_queue=True only: the paper's rate of 0.00001 hardly moves the "
-            "weights that they are of; at 0.001, from random weights, they undo what is learnt",
+            "older features join the contrast with contrast_queue=True only: the paper's rate of 0.00001 hardly moves "
+            "the weights that they are of; at 0.001, from random weights, they undo what is learnt",
             "one learning rate, a hundredth of it for the temperature; five times it for what is fused in the code",
         ),
     )
