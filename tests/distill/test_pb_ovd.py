@@ -89,11 +89,12 @@ def test_boxes_of_a_crowd_stay_one():
 
 
 def test_captions_without_a_class_word_and_pictures_without_proposals_give_no_box(teacher):
-    data = placed_squares(4)
-    data.columns["text"] = ["nothing to see"] * 4
-    _, said = told(system_of(), teacher, data)
-    assert [len(b) for b in said["boxes"]] == [0] * 4
+    data = placed_squares(8)
+    for row in range(4):
+        data.columns["text"][row] = "nothing to see"
     system = system_of()
+    system.fit(teacher, data)
+    assert system.unannotated(system.collate([data[i] for i in range(4)])) == [{}] * 4
     system.proposals = lambda batch, most: [torch.empty(0, 4) for _ in batch.keys]
     batch, said = told(system, teacher, placed_squares(4))
     assert [len(b) for b in said["boxes"]] == [0] * 4 and all(len(x) == 0 for x in said["labels"])
@@ -103,6 +104,9 @@ def test_captions_without_a_class_word_and_pictures_without_proposals_give_no_bo
 
 def test_bad_input(teacher):
     data = placed_squares(4)
+    data.columns["text"] = ["nothing to see"] * 4
+    with pytest.raises(BadData, match="no caption names a class that is not annotated"):
+        system_of().fit(teacher, data)
     data.columns["text"] = [None] * 4
     with pytest.raises(BadData, match="placed-0 has no captions: pb_ovd learns from pictures with captions"):
         system_of().fit(teacher, data)

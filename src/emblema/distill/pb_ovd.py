@@ -45,6 +45,7 @@ class PBOVD(Detecting):
             "proposals are found by colour and shape; in the paper by a network trained on base boxes",
             "pseudo boxes are of words whose class is not annotated in the picture, and are learnt beside base boxes; "
             "the paper trains on pseudo boxes of all words first",
+            "a quarter of the regions drawn are things, all of them in the paper",
             "the student is a small Faster R-CNN from scratch; Mask R-CNN with a ResNet-50 in the paper",
         ),
     )
@@ -82,12 +83,19 @@ class PBOVD(Detecting):
         places: list[Tensor] = []
         words: list[Tensor] = []
         captions: list[str] = []
+        told: list[dict[int, list[int]]] = []
         for start in range(0, len(data), 16):
             batch = self.collate([data[i] for i in range(start, min(start + 16, len(data)))])
             assert batch.images is not None and batch.texts is not None
             places.append(self.places(self._model.vlm, batch.images))
             words += self.words(self._model.vlm, batch.texts)
             captions += batch.texts
+            told += self.unannotated(batch)
+        if not any(told):
+            raise BadData(
+                "no caption names a class that is not annotated in its picture, so there is no pseudo box to learn: "
+                "take pictures that show such classes (--novel-in-train 0.5 for made scenes), or --no-pseudo"
+            )
         seen, (said, real) = torch.cat(places), padded(words)  # [N, P, D], [N, L, D], [N, L]
         optimiser = torch.optim.AdamW(matcher.parameters(), lr=1e-3, weight_decay=0.01)
         for step in range(self.match_steps):
@@ -123,12 +131,12 @@ class PBOVD(Detecting):
         side = round(places.shape[1] ** 0.5)  # pictures are squares
         maps = word_maps(self._matcher, words, real, places).unflatten(2, (side, side))  # [B, L, h, w]
         found: dict[str, list[Tensor]] = {"boxes": [], "labels": []}
-        for map_, text, true, boxes in zip(maps, batch.texts, batch.boxes, self.proposals(batch, self.proposed)):
-            assert true.labels is not None
-            annotated, chosen = set(true.labels.tolist()), {}
-            for label, tokens in mentions(teacher.text.tokenizer, text, self._names).items():
+        proposed = self.proposals(batch, self.proposed)
+        for map_, named, boxes in zip(maps, self.unannotated(batch), proposed):
+            chosen = {}
+            for label, tokens in named.items():
                 read = [t for t in tokens if t < len(map_)]  # a long caption was cut
-                if label in annotated or not read:
+                if not read:
                     continue
                 whole = map_[read].sum(0)  # of all tokens of the word; a new map, none is added to
                 whole = F.interpolate(whole[None, None], (self.image_size, self.image_size), mode="nearest")[0, 0]
@@ -137,6 +145,14 @@ class PBOVD(Detecting):
             found["boxes"].append(boxes[list(chosen.values())].reshape(-1, 4))
             found["labels"].append(torch.tensor(list(chosen), dtype=torch.long))
         return found
+
+    def unannotated(self, batch) -> list[dict[int, list[int]]]:
+        """Of each caption the classes that it names and its picture's boxes do not, and the tokens that do so."""
+        said = (mentions(self._model.vlm.text.tokenizer, text, self._names) for text in batch.texts)
+        return [
+            {label: tokens for label, tokens in named.items() if label not in true.labels}
+            for named, true in zip(said, batch.boxes)
+        ]
 
     def losses(self, student, batch):
         assert batch.boxes is not None

@@ -16,7 +16,8 @@ class Matcher(nn.Module):
 
     def __init__(self, dim: int, width: int = 128, heads: int = 4, depth: int = 2):
         super().__init__()
-        self.words, self.places = nn.Linear(dim, width), nn.Linear(dim, width)
+        # unit features have entries of 1 / sqrt(D): too small to learn from as they are
+        self.words, self.places = (nn.Sequential(LayerNorm(dim), nn.Linear(dim, width)) for _ in range(2))
         self.blocks = nn.ModuleList(CrossBlock(width, heads, width) for _ in range(depth))
         self.norm, self.head = LayerNorm(width), nn.Linear(width, 2)
 
