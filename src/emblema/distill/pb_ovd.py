@@ -6,6 +6,7 @@ how it helps the match. The proposal that holds most of that map is a box of the
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -92,9 +93,10 @@ class PBOVD(Detecting):
             captions += batch.texts
             told += self.unannotated(batch)
         if not any(told):
-            raise BadData(
-                "no caption names a class that is not annotated in its picture, so there is no pseudo box to learn: "
-                "take pictures that show such classes (--novel-in-train 0.5 for made scenes), or --no-pseudo"
+            warnings.warn(
+                "no caption names a class that is not annotated in its picture, so no pseudo box will be learnt: take "
+                "pictures that show such classes (--novel-in-train 0.5 for made scenes)",
+                stacklevel=2,
             )
         seen, (said, real) = torch.cat(places), padded(words)  # [N, P, D], [N, L, D], [N, L]
         optimiser = torch.optim.AdamW(matcher.parameters(), lr=1e-3, weight_decay=0.01)
