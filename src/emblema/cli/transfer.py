@@ -42,7 +42,7 @@ def transfer(arguments: list[str], as_json: bool) -> Any:
     from emblema.bench import transfer as bench
     from emblema.core import find
 
-    if name in find.names("distill"):  # a system of this chapter that learns from label maps
+    if name in find.names("distill") and name not in find.names("transfer"):  # one that learns from label maps
         from emblema.cli.distill import distill
 
         return distill(arguments, as_json)
