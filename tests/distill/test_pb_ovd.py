@@ -48,6 +48,18 @@ def test_words_of_captions_become_boxes_of_classes_that_are_not_annotated(teache
     assert novel > 0  # and its boxes are found by words
 
 
+def test_a_wrong_caption_names_one_class_that_the_right_one_does_not(teacher):
+    system = system_of()
+    system.fit(teacher, placed_squares(4))
+    caption = f"a {NAMES[0]} and a {NAMES[2]}"
+    wrong = system.wrong(caption, torch.Generator().manual_seed(0))
+    assert len(wrong) == len(set(wrong)) == 4 and caption not in wrong
+    for text in wrong:
+        kept = [name for name in (NAMES[0], NAMES[2]) if name in text]
+        assert len(kept) == 1 and sum(name in text for name in NAMES) == 2
+    assert system.wrong("nothing to see", torch.Generator()) == []
+
+
 def test_pseudo_boxes_enter_the_loss_as_annotated_ones(teacher):
     data = placed_squares(4)
     system = system_of()
@@ -110,5 +122,7 @@ def test_bad_input(teacher):
     data.columns["text"] = [None] * 4
     with pytest.raises(BadData, match="placed-0 has no captions: pb_ovd learns from pictures with captions"):
         system_of().fit(teacher, data)
+    with pytest.raises(BadData, match="features 'deep': choose local, values, plain"):
+        dataclasses.replace(system_of(), features="deep").fit(teacher, placed_squares(4))
     with pytest.raises(BadData, match="match_batch=1"):
         dataclasses.replace(system_of(), match_batch=1).fit(teacher, placed_squares(4))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emblema.parts.matching import Matcher, best_box, box_sums, word_maps
-from emblema.parts.words import mentions, named_at
+from emblema.parts.words import exchanged, mentions, named_at
 from emblema.testing import ByteTokenizer
 
 
@@ -95,3 +95,10 @@ def test_a_matcher_learns_to_match():
         loss.backward()
         optimiser.step()
     assert loss.item() < first / 2 and first == pytest.approx(0.7, abs=0.3)
+
+
+def test_a_class_is_exchanged_wherever_it_is_named():
+    assert exchanged("a red bus left of two buses, busy", "bus", "fire_truck") == (
+        "a red fire truck left of two fire trucks, busy"
+    )
+    assert exchanged("a cat", "dog", "bus") == "a cat"

@@ -21,9 +21,9 @@ from emblema.core.method import Optim
 from emblema.distill.base import Detecting, student_recipe
 from emblema.engine import seed
 from emblema.objectives.alignment import image_text_matching
-from emblema.parts.dense import enlarged
+from emblema.parts.dense import checked_features, places
 from emblema.parts.matching import Matcher, best_box, word_maps
-from emblema.parts.words import mentions
+from emblema.parts.words import exchanged, mentions, named_at
 from emblema.students.two_stage import TwoStage, suppressed
 
 
@@ -42,7 +42,8 @@ class PBOVD(Detecting):
         oracle="box sums against a loop; a map that fills a box picks that box; the maps against a loop over gradients",
         deviations=(
             "two layers of cross-attention, taught to match pictures and captions on the teacher's frozen features; "
-            "ALBEF in the paper",
+            "ALBEF, of which a layer in the middle is read, in the paper",
+            "a wrong caption has one class exchanged for another; ALBEF draws captions of pictures that look alike",
             "proposals are found by colour and shape; in the paper by a network trained on base boxes",
             "pseudo boxes are of words whose class is not annotated in the picture, and are learnt beside base boxes; "
             "the paper trains on pseudo boxes of all words first",
@@ -51,9 +52,10 @@ class PBOVD(Detecting):
         ),
     )
     pseudo: bool = True  # False: base boxes only
-    match_steps: int = 300  # of the matching model, before the detector is trained
+    match_steps: int = 200  # of the matching model, before the detector is trained
     match_batch: int = 32
     match_width: int = 128
+    features: str = "local"  # of the teacher's places: "values", "local", "plain"
     enlarge: float = 2.0  # the teacher sees pictures of so many times the size it was trained at
     proposed: int = 50  # proposals a picture, one of which a word takes
     background_weight: float = 0.2  # of regions that hold nothing
@@ -62,6 +64,7 @@ class PBOVD(Detecting):
     optim: Optim = field(default_factory=lambda: student_recipe(precision="fp32", epochs=12.0))
 
     def build(self, teacher, class_names):
+        checked_features(self.features)
         text, seen = self.text(teacher, class_names), self.seen(class_names)
         if self.pseudo:  # captions speak of any class
             seen = torch.ones_like(seen)
@@ -81,41 +84,51 @@ class PBOVD(Detecting):
             raise BadData(
                 f"match_steps={self.match_steps}, match_batch={self.match_batch}: at least 1 and 2 are needed"
             )
-        places: list[Tensor] = []
-        words: list[Tensor] = []
+        seen: list[Tensor] = []
         captions: list[str] = []
-        told: list[dict[int, list[int]]] = []
+        told = False
         for start in range(0, len(data), 16):
             batch = self.collate([data[i] for i in range(start, min(start + 16, len(data)))])
             assert batch.images is not None and batch.texts is not None
-            places.append(self.places(self._model.vlm, batch.images))
-            words += self.words(self._model.vlm, batch.texts)
+            seen.append(self.places(self._model.vlm, batch.images))
             captions += batch.texts
-            told += self.unannotated(batch)
-        if not any(told):
+            told = told or any(self.unannotated(batch))
+        if not told:
             warnings.warn(
                 "no caption names a class that is not annotated in its picture, so no pseudo box will be learnt: take "
                 "pictures that show such classes (--novel-in-train 0.5 for made scenes)",
                 stacklevel=2,
             )
-        seen, (said, real) = torch.cat(places), padded(words)  # [N, P, D], [N, L, D], [N, L]
+        dice = seed.generator(self.seed, "wrong captions")
+        wrong = [self.wrong(caption, dice) or [c for c in captions if c != caption][:1] for caption in captions]
+        texts = list(dict.fromkeys([*captions, *(other for one in wrong for other in one)]))
+        row = {text: i for i, text in enumerate(texts)}
+        shown, (said, real) = torch.cat(seen), padded(self.words(self._model.vlm, texts))  # [N, P, D], [T, L, D]
         optimiser = torch.optim.AdamW(matcher.parameters(), lr=1e-3, weight_decay=0.01)
         for step in range(self.match_steps):
             dice = seed.generator(self.seed, "pairs", step)
-            rows = torch.randint(len(captions), (self.match_batch,), generator=dice)
-            others = torch.randint(len(captions), (self.match_batch,), generator=dice)
-            wrong = [(r, o) for r, o in zip(rows.tolist(), others.tolist()) if captions[r] != captions[o]]
-            image, text = torch.tensor([*zip(rows, rows), *wrong]).T
-            logits = matcher(said[text], real[text], seen[image])
+            drawn = torch.randint(len(captions), (self.match_batch,), generator=dice).tolist()
+            which = torch.rand(self.match_batch, generator=dice).tolist()
+            right = [row[captions[n]] for n in drawn]
+            other = [(n, row[wrong[n][int(w * len(wrong[n]))]]) for n, w in zip(drawn, which) if wrong[n]]
+            image, text = torch.tensor([*zip(drawn, right), *other]).T
+            logits = matcher(said[text], real[text], shown[image])
             optimiser.zero_grad()
-            image_text_matching(logits, torch.arange(len(logits)) < len(rows)).backward()
+            image_text_matching(logits, torch.arange(len(logits)) < len(drawn)).backward()
             optimiser.step()
         matcher.eval()
+
+    def wrong(self, caption: str, dice: torch.Generator, each: int = 2) -> list[str]:
+        """The caption with a class that it names exchanged for one that it does not name, `each` for each class."""
+        named = [name for name in self._names if named_at(caption, name)]
+        others = [name for name in self._names if name not in named]
+        drawn = [torch.randperm(len(others), generator=dice)[:each].tolist() for _ in named]
+        return [exchanged(caption, name, others[n]) for name, numbers in zip(named, drawn) for n in numbers]
 
     def places(self, teacher, images: Tensor) -> Tensor:
         """The teacher's unit features of the places of pictures: [B, P, D]"""
         with torch.no_grad():
-            return teacher.encode_patches(enlarged(teacher, images, self.enlarge)).flatten(1, 2)
+            return places(teacher, images, self.features, self.enlarge).flatten(1, 2)
 
     def words(self, teacher, texts: list[str]) -> list[Tensor]:
         """The teacher's unit features of the tokens of each text: [L, D] each"""

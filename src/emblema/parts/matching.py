@@ -26,13 +26,15 @@ class Matcher(nn.Module):
         return self.shown(words, real, places)[0]
 
     def shown(self, words: Tensor, real: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """The logits, and the last attention of words to places: [B, heads, L, P]"""
+        """The logits, and the first attention of words to places, where a word has not read other places yet:
+        [B, heads, L, P]"""
         x, memory = self.words(words), self.places(places)
-        weights = x.new_zeros(0)
+        weights = []
         for block in self.blocks:
-            x, weights = block.shown(x, memory, real[:, None, None])  # type: ignore[operator]
+            x, read = block.shown(x, memory, real[:, None, None])  # type: ignore[operator]
+            weights.append(read)
         share = real.to(x.dtype) / real.sum(1, keepdim=True)
-        return self.head((self.norm(x) * share[..., None]).sum(1)), weights
+        return self.head((self.norm(x) * share[..., None]).sum(1)), weights[0]
 
 
 @torch.enable_grad()

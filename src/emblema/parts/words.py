@@ -42,6 +42,15 @@ def named_at(text: str, class_name: str) -> list[tuple[int, int]]:
     return [found.span() for found in re.finditer(rf"\b{name}(?:s|es)?\b", text.lower())]
 
 
+def exchanged(text: str, old: str, new: str) -> str:
+    """A text that names `new` wherever it named the class `old`, many where it named many."""
+    text, length = clean(text), len(clean(old))
+    for start, end in reversed(named_at(text, old)):
+        plural = "s" if end - start > length else ""
+        text = text[:start] + clean(new) + plural + text[end:]
+    return text
+
+
 def mentions(tokenizer: Any, text: str, class_names: Sequence[str]) -> dict[int, list[int]]:
     """Classes that a text names, by number, and the tokens of the uncut row that do so."""
     cleaned, places = tokenizer.offsets(text)
