@@ -8,11 +8,15 @@ import torch
 
 from emblema.bench import transfer as bench
 from emblema.core.errors import BadData
+from emblema.data.scenes import Scenes
 from emblema.report import result
 from emblema.tasks import protocols
+from emblema.tasks.multi_label import MultiLabel
 from emblema.testing import tiny_model
 from emblema.testing.squares import squares
 from emblema.transfer.coop import CoOp
+from emblema.transfer.dualcoop import DualCoOp
+from emblema.transfer.maskclip import MaskCLIP
 from emblema.transfer.tip_adapter import TipAdapter
 
 MODEL = tiny_model(cache=False)
@@ -62,6 +66,29 @@ def test_base_to_novel_names_each_half_alone_and_leaves_closed_systems_out():
     b, n, h = (line["metrics"][k]["value"] for k in ("base", "novel", "harmonic"))
     assert h == pytest.approx(2 * b * n / (b + n) if b + n else 0.0)
     assert line["sizes"] == {"train": 4, "base": 12, "novel": 12}
+
+
+def test_pictures_of_several_classes_are_scored_by_their_own_task():
+    rule = replace(protocols.load("multi-label"), shots=(1,), seeds=(1,))
+    scenes = Scenes(0, size=64, sizes={"train": 60, "val": 10, "test": 12})
+    systems = {"zero-shot": None, "dualcoop": quick(DualCoOp(context_length=2)), "coop": quick(CoOp())}
+    found = bench.compare(systems, MODEL, rule, scenes)
+    assert "coop learns from one. dualcoop learns from several" in found.failed["coop"]
+    assert {row["system"] for row in found.ranking()} == {"zero-shot", "dualcoop"}
+    for name, judged in (("zero-shot", MODEL), ("dualcoop", found.outcomes["dualcoop"][0].system)):
+        line = found.outcomes[name][0].line
+        result.checked(line)
+        alone = MultiLabel().run(judged, scenes.split("test")).metrics["mAP"]
+        assert line["metrics"]["mAP"]["value"] == pytest.approx(alone.value)
+        row = next(row for row in found.ranking() if row["system"] == name)
+        assert row["score"]["low"] == line["metrics"]["mAP"]["low"] and row["p_against_best"] is None
+
+
+def test_systems_that_label_pixels_are_scored_by_segmentation():
+    rule = replace(protocols.load("zero-shot-segmentation"), seeds=(1,))
+    scenes = Scenes(0, size=64, sizes={"train": 4, "test": 6})
+    (outcome,) = bench.compare({"maskclip": MaskCLIP()}, MODEL, rule, scenes).outcomes["maskclip"]
+    assert {"hIoU", "mIoU_seen", "mIoU_unseen"} <= outcome.line["metrics"].keys() and not outcome.right
 
 
 def test_the_first_classes_of_a_set_have_a_name_of_their_own():

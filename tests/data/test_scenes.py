@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from emblema.core.batch import Record
 from emblema.core.errors import BadData
+from emblema.data import fewshot
 from emblema.data.catalog import load
 from emblema.data.coco import read_coco
 from emblema.data.colours import colour_name
@@ -157,3 +159,17 @@ def test_colour_names(rgb, name):
     assert colour_name(np.zeros((4, 4, 4), dtype=np.uint8)) is None
     picture[2:5, :, :3] = np.random.default_rng(0).integers(0, 255, (3, 10, 3))
     assert colour_name(picture, share=0.9) is None
+
+
+def test_few_shots_of_scenes_show_every_seen_class_often_enough(bundle):
+    made = Scenes(0, size=64, sizes={"train": 400, "test": 1}, folder=bundle).split("train")
+    keys = fewshot.draw(made, 3, 1)
+    assert keys == fewshot.draw(made, 3, 1) != fewshot.draw(made, 3, 2)
+    row = {key: i for i, key in enumerate(made.keys)}
+    shown = Counter(label for key in keys for label in made[row[key]].labels)
+    assert set(shown) == set(range(8)) and min(shown.values()) >= 3  # base classes; novel ones are not waited for
+    before: Counter = Counter()
+    for key in keys:
+        labels = made[row[key]].labels
+        assert any(before[label] < 3 for label in labels)  # each was taken for a class that lacked pictures
+        before.update(labels)

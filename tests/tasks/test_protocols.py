@@ -46,6 +46,7 @@ HASHES = {  # a change here makes every committed line mean something else
     "few-shot": "38bf1494edad",
     "linear-probe": "0f89cc5c432f",
     "open-vocabulary-detection": "4a14d16954d1",
+    "multi-label": "e933e5c5fd20",
     "retrieval": "f4621e3ed385",
     "test-time": "25dd49ed288f",
     "unsupervised": "2210b2554e4e",

@@ -10,7 +10,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ FAMILIES = {"text": "text prompt", "visual": "visual prompt", "adapters": "adapt
 
 @dataclass
 class Outcome:
-    """One fit, measured. `right` are its answers, a test set each: [N] with 1 where the first guess was right."""
+    """One fit, measured. `right` are its answers, a test set each: [N] with 1 where the first guess was right; none
+    where what is measured is not the first guess."""
 
     line: dict[str, Any]
     right: dict[str, Tensor]
@@ -54,7 +55,8 @@ class Comparison:
     failed: dict[str, str] = field(default_factory=dict)
 
     def ranking(self) -> list[dict[str, Any]]:
-        """Best first: mean headline over trials, rank with its interval, McNemar against the best (Holm-corrected).
+        """Best first: mean headline over trials and mean ends of its intervals, rank with its interval, McNemar
+        against the best (Holm-corrected) where first guesses are measured.
 
         Only systems that were measured in every trial are ranked.
         """
@@ -65,18 +67,26 @@ class Comparison:
         scores = torch.tensor([[headline(one.line) for one in o] for o in whole.values()])  # [S, trials]
         order = scores.mean(1).argsort(descending=True, stable=True).tolist()
         names, ranks = list(whole), rank_intervals(scores)
-        answers = {name: torch.cat([r for one in o for r in one.right.values()]) for name, o in whole.items()}
+        answers = {name: [r for one in o for r in one.right.values()] for name, o in whole.items()}
         best = answers[names[order[0]]]
-        p = holm([math.nan if i == order[0] else mcnemar(best, answers[names[i]]) for i in order])
+        p = holm(
+            [
+                mcnemar(torch.cat(best), torch.cat(answers[names[i]])) if best and i != order[0] else math.nan
+                for i in order
+            ]
+        )
         rows = []
         for place, i in enumerate(order):
             lines = [one.line for one in whole[names[i]]]
-            top1 = answers[names[i]].double()
+            ends = {
+                end: sum(one["metrics"][one["protocol"]["metric"]][end] for one in lines) / len(lines)
+                for end in ("low", "high")
+            }
             rows.append(
                 {
                     "system": names[i],
                     "metric": lines[0]["protocol"]["metric"],
-                    "score": bootstrap(mean_of(top1), len(top1)).to_json() | {"value": float(scores[i].mean())},
+                    "score": {"value": float(scores[i].mean())} | ends,
                     "rank": ranks[i].to_json(),
                     "p_against_best": None if math.isnan(p[place]) else p[place],
                     "seconds": round(sum(one["cost"]["fit_seconds"] for one in lines) / len(lines), 2),
@@ -96,16 +106,8 @@ def run(system: Transfer | None, model: Model, trial: Trial, command: str = "") 
     name = ZERO_SHOT if system is None else system.card.name
     fitted = None if system is None else _fitted(system, model, trial)
     fit_seconds = time.perf_counter() - began
-    right: dict[str, Tensor] = {}
-    metrics: dict[str, Interval] = {}
-    for test, records in trial.tests.items():
-        logits = _zero_shot(model, records) if fitted is None else _for(fitted, records).predict(records)
-        right_ones = (logits.argmax(-1) == torch.tensor(records.labels)) & ~logits.isnan().any(-1)  # NaN: not read
-        answers = right_ones.float()
-        right[test] = answers
-        key = test if test in ("base", "novel") else "top1" if len(trial.tests) == 1 else f"top1/{test}"
-        metrics[key] = bootstrap(mean_of(answers), len(answers))
-    metrics = _headline(trial.protocol.metric, right) | metrics
+    first_guess = trial.protocol.task == "zero-shot"
+    right, metrics = (_guesses if first_guess else _measured)(fitted, model, trial)
     learnt = [] if fitted is None else [p for p in fitted.module_.parameters() if p.requires_grad]
     line = result.line(
         {
@@ -131,6 +133,35 @@ def run(system: Transfer | None, model: Model, trial: Trial, command: str = "") 
         command=command,
     )
     return Outcome(line, right, fitted)
+
+
+def _guesses(fitted: Transfer | None, model: Model, trial: Trial) -> tuple[dict[str, Tensor], dict[str, Interval]]:
+    """Whether the first guess is right, of each test set's pictures, and the accuracies."""
+    right: dict[str, Tensor] = {}
+    metrics: dict[str, Interval] = {}
+    for test, records in trial.tests.items():
+        logits = _zero_shot(model, records) if fitted is None else _for(fitted, records).predict(records)
+        right_ones = (logits.argmax(-1) == torch.tensor(records.labels)) & ~logits.isnan().any(-1)  # NaN: not read
+        answers = right_ones.float()
+        right[test] = answers
+        key = test if test in ("base", "novel") else "top1" if len(trial.tests) == 1 else f"top1/{test}"
+        metrics[key] = bootstrap(mean_of(answers), len(answers))
+    return right, _headline(trial.protocol.metric, right) | metrics
+
+
+def _measured(fitted: Transfer | None, model: Model, trial: Trial) -> tuple[dict[str, Tensor], dict[str, Interval]]:
+    """What the protocol's task finds: several labels a picture, or one a pixel."""
+    task: Any = find.find("tasks", trial.protocol.task.replace("-", "_"))
+    known = {f.name for f in fields(task)}
+    task = task(**{k: v for k, v in trial.protocol.options.items() if k in known})
+    metrics: dict[str, Interval] = {}
+    for test, records in trial.tests.items():
+        judged = model if fitted is None else fitted if hasattr(fitted, "segment") else _for(fitted, records)
+        found = task.run(judged, records).metrics
+        metrics |= found if len(trial.tests) == 1 else {f"{name}/{test}": value for name, value in found.items()}
+    if trial.protocol.metric not in metrics:
+        raise BadData(f"{trial.data} does not tell {trial.protocol.metric}, only {', '.join(metrics)}")
+    return {}, metrics
 
 
 def compare(

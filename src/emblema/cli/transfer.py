@@ -17,7 +17,7 @@ class TransferRun:
     """Who is adapted to what, and how it is measured."""
 
     data: str = ""  # a name from `emblema list data`, or a path; default: the protocol's own sets
-    protocol: str = "few-shot"  # a name from `emblema list protocols`, or a YAML file
+    protocol: str = ""  # a name from `emblema list protocols`, or a YAML file; default: the system's own, or few-shot
     shots: int | None = None  # labelled pictures a class; default: the protocol's
     seeds: tuple[int, ...] = ()  # of draw and training; default: the protocol's
     classes: int | None = None  # only the first classes of the data
@@ -58,7 +58,8 @@ def transfer(arguments: list[str], as_json: bool) -> Any:
     from emblema.model import load
     from emblema.report import result
 
-    protocol = _protocol(run)
+    usual = {card.protocol for s in systems.values() if s is not None and (card := s.card)}
+    protocol = _protocol(run, usual.pop() if len(usual) == 1 else "few-shot")
     model = load(run.model, device=run.device, precision=run.precision, cache=run.cache)
     shared = shlex.join(without(rest, ("--out", "--lines")))
     command = lambda name: f"emblema transfer {name} {shared}".strip()
@@ -91,10 +92,10 @@ def transfer(arguments: list[str], as_json: bool) -> Any:
     }
 
 
-def _protocol(run: TransferRun) -> Any:
+def _protocol(run: TransferRun, usual: str) -> Any:
     from emblema.tasks import protocols
 
-    protocol = protocols.load(run.protocol)
+    protocol = protocols.load(run.protocol or usual)
     if run.shots is not None:
         protocol = replace(protocol, shots=(run.shots,))
     elif len(protocol.shots) > 1 and run.data:

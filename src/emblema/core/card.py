@@ -23,6 +23,7 @@ class Card:
     objectives: tuple[str, ...] = ()  # "contrastive", "generative", "alignment"
     claim: str = ""  # one directional statement of the paper, checked in docs/results
     oracle: str = ""  # what its parity test compares with
+    protocol: str = "few-shot"  # what it is measured by where nothing is said (transfer)
     closed: bool = False  # learns something for each class, so it cannot name other classes (transfer)
     deviations: tuple[str, ...] = ()  # from paper or official code, each with its reason
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 
-from emblema.core.batch import Record
+from emblema.core.batch import Dataset, Record
 from emblema.core.card import DatasetCard
 from emblema.core.errors import BadData, UnknownName
 
@@ -228,6 +228,23 @@ class Records:
         view.__dict__.update(self.__dict__)
         view.index = index
         return view
+
+
+def columns(data: Dataset, *names: str) -> list[list[Any]]:
+    """Fields of all records. Records that must be made to be read (scenes) are made once for all of them."""
+    kept = getattr(data, "columns", {})
+    found: dict[str, list[Any]] = {}
+    for name in names:
+        if name == "label" and hasattr(data, "labels"):
+            found[name] = list(data.labels)  # type: ignore[attr-defined]
+        elif name in kept:
+            found[name] = data.column(name)  # type: ignore[attr-defined]
+        elif "image" in kept:  # all that the set has is in columns
+            found[name] = [None] * len(data)
+    if made := [n for n in names if n not in found]:
+        rows = [tuple(getattr(data[i], n, None) for n in made) for i in range(len(data))]
+        found |= {n: [row[k] for row in rows] for k, n in enumerate(made)}
+    return [found[name] for name in names]
 
 
 def only(values: Sequence[Any], rows: np.ndarray) -> Sequence[Any]:

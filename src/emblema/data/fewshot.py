@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from emblema.core.errors import BadData
-from emblema.data.datasets import Records, trainable
+from emblema.data.datasets import Records, columns, trainable
 
 
 def draw(records: Records, shots: int, seed: int | random.Random) -> list[str]:
     """The keys of `shots` records a class, drawn as CoOp draws them: class by class in order of first appearance,
     `random.sample` without replacement under the seed (or by dice that were thrown before: train, then validation).
 
-    A class with fewer records gives all it has. Raises `BadData` when these are no training records.
+    A class with fewer records gives all it has. Of records with several labels each, in random order, one is taken
+    when it shows a class that fewer than `shots` taken ones show. Raises `BadData` when these are no training records.
     Zhou et al., CoOp (2109.01134); its code's `generate_fewshot_dataset`.
     """
     trainable(records)
@@ -25,12 +26,31 @@ def draw(records: Records, shots: int, seed: int | random.Random) -> list[str]:
     for key, label in zip(records.keys, records.labels):
         if label is not None:
             by_class.setdefault(label, []).append(key)
-    if not by_class:
-        raise BadData(f"{records.card.name} has no labels to draw from")
     dice = seed if isinstance(seed, random.Random) else random.Random(seed)
+    if not by_class:
+        return _draw_several(records, shots, dice)
     chosen: list[str] = []
     for keys in by_class.values():
         chosen += dice.sample(keys, shots) if len(keys) >= shots else keys
+    return chosen
+
+
+def _draw_several(records: Records, shots: int, dice: random.Random) -> list[str]:
+    made = "image" not in records.columns  # scenes: a record is made to be read
+    several = [] if made else columns(records, "labels")[0]
+    novel = records.novel_classes()
+    missing = {label: shots for label, name in enumerate(records.class_names) if name not in novel}
+    chosen: list[str] = []
+    for row in dice.sample(range(len(records)), len(records)):
+        if not any(n > 0 for n in missing.values()):
+            break
+        shown = (records[row].labels if made else several[row]) or ()
+        if any(missing.get(label, shots) > 0 for label in shown):
+            chosen.append(records.keys[row])
+            for label in shown:
+                missing[label] = missing.get(label, shots) - 1
+    if not chosen:
+        raise BadData(f"{records.card.name} has no labels to draw from")
     return chosen
 
 

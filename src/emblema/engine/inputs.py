@@ -17,6 +17,7 @@ from emblema.core.batch import Batch, Dataset, ImageInput, Level, Record
 from emblema.core.errors import BadData
 from emblema.core.method import Optim
 from emblema.core.tokens import Tokens
+from emblema.data.datasets import columns
 from emblema.data.pictures import canvas, load_batch
 from emblema.engine import seed
 from emblema.engine.encode import Encoder
@@ -176,15 +177,14 @@ def _pixels(encoder: Encoder, data: Dataset) -> Iterator[tuple[str, Tensor]]:
 
 def _labels(data: Dataset) -> tuple[Tensor, dict[str, Tensor]]:
     """Labels [N], and {"labels": [N, C]} with 1, 0, or -1 for unknown where records have several."""
-    columns = getattr(data, "columns", {})
-    if "labels" in columns:
-        many = [tuple(v or ()) for v in data.column("labels")]  # type: ignore[attr-defined]
-        multi = torch.zeros(len(many), len(data.class_names))
-        for row, present in enumerate(many):
-            multi[row, list(present)] = 1
-        return torch.full((len(many),), -1), {"labels": multi}
-    found = data.labels if hasattr(data, "labels") else [data[i].label for i in range(len(data))]  # type: ignore[attr-defined]
-    return torch.tensor([-1 if label is None else label for label in found], dtype=torch.long), {}
+    several, single = columns(data, "labels", "label")
+    labels = torch.tensor([-1 if label is None else label for label in single], dtype=torch.long)
+    if not any(several):
+        return labels, {}
+    multi = torch.zeros(len(several), len(data.class_names))
+    for row, present in enumerate(several):
+        multi[row, list(present or ())] = 1
+    return labels, {"labels": multi}
 
 
 def _as_tokens(encoder: Encoder, x: Tensor, beside: Tensor | None) -> Tokens:

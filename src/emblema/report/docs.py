@@ -29,7 +29,12 @@ COMMANDS = {
 def command(family: str, card: dict[str, Any]) -> str:
     """What to type to run a system on bundled data: scenes for one that learns from boxes or masks."""
     said = COMMANDS[family].format(name=card["name"])
-    boxed = {"boxes", "masks"} & set(card.get("needs") or ())
+    if "protocol" in card:  # one that is not measured by classes of pictures
+        said = f"emblema transfer {card['name']} --data emblem-scenes"
+    needs = set(card.get("needs") or ())
+    boxed = {"boxes", "masks"} & needs
+    if family == "distill" and "texts" in needs:  # captions speak of what is not annotated
+        said += " --novel-in-train 0.5"
     return said.replace("--data emblems ", "--data emblem-scenes ") if boxed else said
 
 

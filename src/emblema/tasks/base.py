@@ -21,6 +21,7 @@ from emblema.core.batch import Dataset, Level
 from emblema.core.boxes import Boxes
 from emblema.core.card import TaskCard as Card  # so that this file is not taken for a task
 from emblema.core.errors import BadData
+from emblema.data.datasets import columns
 from emblema.tasks.protocols import Protocol
 from emblema.tasks.statistics import Interval
 
@@ -165,23 +166,6 @@ def labels_of(data: Dataset) -> Tensor:
 def column(data: Dataset, name: str) -> list[Any]:
     """One field of all records; sets that keep columns are not asked for their pictures."""
     return columns(data, name)[0]
-
-
-def columns(data: Dataset, *names: str) -> list[list[Any]]:
-    """Fields of all records. Records that must be made to be read (scenes) are made once for all of them."""
-    kept = getattr(data, "columns", {})
-    found: dict[str, list[Any]] = {}
-    for name in names:
-        if name == "label" and hasattr(data, "labels"):
-            found[name] = list(data.labels)  # type: ignore[attr-defined]
-        elif name in kept:
-            found[name] = data.column(name)  # type: ignore[attr-defined]
-        elif "image" in kept:  # all that the set has is in columns
-            found[name] = [None] * len(data)
-    if made := [n for n in names if n not in found]:
-        rows = [tuple(getattr(data[i], n, None) for n in made) for i in range(len(data))]
-        found |= {n: [row[k] for row in rows] for k, n in enumerate(made)}
-    return [found[name] for name in names]
 
 
 class Renamed:

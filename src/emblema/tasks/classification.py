@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from emblema.core.errors import BadData
+from emblema.data.datasets import columns
 from emblema.tasks import metrics
-from emblema.tasks.base import Outcome, column, columns
+from emblema.tasks.base import Outcome, column
 from emblema.tasks.statistics import Interval, Statistic, bootstrap, ece_of, mean_of, mean_per_class_of
 
 HELD_OUT_COLOUR = ("openmoji", "emojione", "emojione-v1")  # colour art families that no training set shows

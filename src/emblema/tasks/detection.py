@@ -20,9 +20,10 @@ from emblema.core.batch import Dataset, Record
 from emblema.core.boxes import NOTHING, Boxes
 from emblema.core.card import TaskCard
 from emblema.core.errors import BadData
+from emblema.data.datasets import columns
 from emblema.engine.regions import ZeroShotDetector
 from emblema.tasks.average_precision import AREAS, THRESHOLDS, Matched, average_precision, matched, recall
-from emblema.tasks.base import Detector, Outcome, Task, columns
+from emblema.tasks.base import Detector, Outcome, Task
 from emblema.tasks.protocols import short_hash, template_id
 from emblema.tasks.segmentation import AT_ONCE, SHOWN, rgb, sampled, spread
 from emblema.tasks.statistics import Interval, bootstrap

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from emblema.core.card import TaskCard
 from emblema.core.errors import BadData
+from emblema.data.datasets import columns
 from emblema.tasks import metrics
-from emblema.tasks.base import Outcome, Predictor, Task, columns
+from emblema.tasks.base import Outcome, Predictor, Task
 from emblema.tasks.protocols import template_id
 from emblema.tasks.statistics import Statistic, bootstrap
 from emblema.tasks.wording import scores_of, wording

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from emblema.core.card import TaskCard
 from emblema.core.errors import BadData
+from emblema.data.datasets import columns
 from emblema.data.scenes import Scenes, swapped
 from emblema.tasks import metrics
-from emblema.tasks.base import Outcome, Task, columns
+from emblema.tasks.base import Outcome, Task
 from emblema.tasks.clips import vectors
 from emblema.tasks.retrieval import TIE
 from emblema.tasks.statistics import bootstrap, mean_of

@@ -17,8 +17,9 @@ from torch import Tensor
 from emblema.core.card import TaskCard
 from emblema.core.errors import BadData
 from emblema.data.catalog import FOLDER
+from emblema.data.datasets import columns
 from emblema.tasks import metrics
-from emblema.tasks.base import Outcome, Task, column, columns
+from emblema.tasks.base import Outcome, Task, column
 from emblema.tasks.clips import vectors
 from emblema.tasks.statistics import Interval, Statistic, bootstrap, mean_of, median_of, over_seeds
 from emblema.tasks.token_wise import score_ranks, token_scores

@@ -82,7 +82,7 @@ def _tests(protocol: Protocol, records: Records, held_out: str, others: Sequence
 
 def _read(data: Data) -> Records:
     records = data if isinstance(data, Records) else catalog.load(data)
-    if records.splits or not records.class_names or "label" not in records.columns:
+    if records.splits or not records.class_names or not {"label", "labels"} & set(records.columns):
         return records
     return fewshot.partition(records)
 

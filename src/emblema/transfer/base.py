@@ -137,8 +137,15 @@ class Transfer(Method):
         """Raise `BadData` for what this system cannot learn from."""
         if not len(train):
             raise BadData("no training pictures: give at least one a class")
+        if "multi-label" in self.card.needs:
+            return
         missing = int((train.labels < 0).sum())
-        if missing and "labels" not in train.targets:
+        if missing and "labels" in train.targets:
+            raise BadData(
+                f"these pictures have several labels each: {self.card.name} learns from one. dualcoop learns from "
+                "several, and systems that need no pictures can be measured on them"
+            )
+        if missing:
             first = train.keys[int((train.labels < 0).int().argmax())]
             raise BadData(
                 f"{missing} of {len(train)} training pictures have no label, e.g. {first}: {self.card.name} needs one "

@@ -32,6 +32,7 @@ class DualCoOp(Transfer):
         equation="L = w ASL(5 sum_p softmax_p(a+) a+, 5 sum_p softmax_p(a+) a-),  a = 20 F_p . t",
         reads=Level.PATCHES,
         needs=("values", "multi-label"),
+        protocol="multi-label",
         claim="with half of the labels known, dual prompts reach a higher mAP than one positive prompt",
         oracle="equal weights: mean pooling; gamma = clip = 0: binary cross-entropy of the two-way softmax",
         deviations=(

@@ -32,6 +32,7 @@ class MaskCLIP(Transfer):
         equation="label_p = argmax_c n(v_p) . t_c,  v = value path of the last block, its residuals kept",
         reads=Level.PATCHES,
         needs=("values", "no pictures"),
+        protocol="zero-shot-segmentation",
         claim="mIoU of MaskCLIP is higher than that of the patch tokens of the unmodified last block",
         oracle="attention forced to the diagonal gives the value path; denoise 0: the zero-shot segmenter by values",
         deviations=(

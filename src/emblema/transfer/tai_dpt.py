@@ -38,6 +38,7 @@ class TaIDPT(Transfer):
         equation="L = sum_{i absent, j present} max(0, 1 + s_i - s_j), global and local",
         reads=Level.PATCHES,
         needs=("values", "no pictures", "multi-label"),
+        protocol="multi-label",
         claim="learnt from captions alone, its mAP on pictures beats zero-shot",
         oracle="the ranking loss by hand; flat word weights: mean pooling",
         deviations=(
