@@ -9,6 +9,7 @@ import torch
 
 import emblema
 from emblema.core.batch import Level
+from emblema.core.errors import BadData
 from emblema.data import catalog
 from emblema.engine.features import weights_id
 from emblema.frameworks.pretrained import MODELS
@@ -74,3 +75,10 @@ def _pixels(model, source):
     from emblema.data.pictures import load_image
 
     return load_image(source, model.preprocess)
+
+
+def test_words_that_the_vocabulary_does_not_know_are_told(model):
+    with pytest.raises(BadData, match="no token of '고양이', '개': write the words in a language that it learnt"):
+        model.class_vectors(["고양이", "개"])
+    with pytest.warns(UserWarning, match="no token of '고양이': to it they are all one word"):
+        model.class_vectors(["고양이", "dog"])

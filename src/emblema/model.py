@@ -25,6 +25,7 @@ from emblema.core.find import find
 from emblema.core.preprocess import Preprocess
 from emblema.data.pictures import flatten, geometry, load_image, open_picture
 from emblema.data.templates import fill
+from emblema.encoders.tokenizers import checked_words
 from emblema.engine.dense import ZeroShotSegmenter, label_map
 from emblema.engine.encode import Encoder, Errors
 from emblema.engine.features import Features
@@ -163,6 +164,7 @@ class Model:
     def class_vectors(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> Tensor:
         """A unit vector a class: each template's text normalised, averaged, normalised again. [C, D]"""
         labels = checked_labels(labels)
+        checked_words(getattr(self.vlm.text, "tokenizer", None), labels)
         templates = self.templates if templates is None else checked_templates(templates)
         z = self.text_features([fill(t, label) for label in labels for t in templates])
         mean = z.unflatten(0, (len(labels), len(templates))).mean(1)

@@ -109,6 +109,7 @@ def test_word_piece_equals_bert(tmp_path):
     batch = ours(texts, 32)
     assert batch.ids.equal(expected["input_ids"])
     assert batch.length.equal(expected["attention_mask"].sum(1))
+    assert ours.unread(["a zebra", "zebra", "zebra lion", "cats"]) == ["zebra", "zebra lion"]
 
 
 @pytest.mark.parametrize("which", ["clip", "trained"])

@@ -110,7 +110,10 @@ def search(arguments: list[str], as_json: bool) -> Any:
     if len(options.pictures) < 2 or not options.pictures[-1].strip():
         raise BadData('say what to search for: emblema search FOLDER "a red fish"')
     paths, words = pictures_in(options.pictures[:-1]), options.pictures[-1]
+    from emblema.encoders.tokenizers import checked_words
+
     model = _load(options)
+    checked_words(getattr(model.vlm.text, "tokenizer", None), [words])
     z, errors = model.file_features(paths)
     for i, reason in errors:
         print(f"emblema: {paths[i]} left out: {reason}", file=sys.stderr)

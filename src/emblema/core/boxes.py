@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -41,6 +42,18 @@ class Boxes:
         """The boxes that a bool [N] or a long [M] picks, with all that belongs to them."""
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: v[index] for name, v in parts.items() if v is not None})
+
+    def visible(self, width: float, height: float) -> tuple[Boxes, Tensor]:
+        """The boxes cut to a picture, without those of which no pixel is left, and a bool [N] that says which stay.
+
+        A corner that is no number leaves nothing.
+        """
+        size = torch.tensor([width, height] * 2, dtype=self.xyxy.dtype)
+        cut = replace(self, xyxy=torch.minimum(self.xyxy.clamp(min=0), size))
+        stays = ((cut.xyxy[:, 2:] - cut.xyxy[:, :2]) >= 1).all(1)
+        if not stays.all():
+            warnings.warn("boxes outside their picture, or without area, are left out", stacklevel=2)
+        return cut.at(stays), stays
 
     @property
     def area(self) -> Tensor:

@@ -25,6 +25,7 @@ from emblema.core.errors import BadCheckpoint, BadData, NotFitted
 from emblema.core.method import Method, Optim
 from emblema.data.pictures import flatten, open_picture
 from emblema.data.templates import templates_for
+from emblema.encoders.tokenizers import checked_words
 from emblema.engine import seed
 from emblema.engine.crops import CropVectors
 from emblema.engine.features import weights_id
@@ -98,6 +99,7 @@ class Distill(Method):
         """Learn a student from pictures. Returns self."""
         self._model = teacher if isinstance(teacher, Model) else Model(teacher, preprocess_of(teacher))
         self._names, self._wording = checked_labels(data.class_names), tuple(templates_for(data.card.name))
+        checked_words(getattr(self._model.vlm.text, "tokenizer", None), self._names)
         vars(self)["_texts"], vars(self)["_crops"] = {}, {}
         novel = data.novel_classes() if hasattr(data, "novel_classes") else []  # type: ignore[attr-defined]
         vars(self)["_facts"] = {"novel": [name for name in self._names if name in novel]}
@@ -167,6 +169,9 @@ class Distill(Method):
         image, boxes, masks = self.pixels([picture])[0], record.boxes, record.mask
         hidden = ~self.seen(vars(self).get("_names", ()))
         if boxes is not None:
+            boxes, stays = boxes.visible(w, h)
+            if masks is not None and masks.instances is not None and len(masks.instances) == len(stays):
+                masks = replace(masks, instances=masks.instances[stays])
             scale = torch.tensor([side / w, side / h] * 2)
             boxes = replace(boxes, xyxy=boxes.xyxy * scale, areas=None, masks=_squeezed(boxes.masks, side))
         if masks is not None:

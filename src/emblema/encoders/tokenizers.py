@@ -14,6 +14,7 @@ import json
 import re
 import string
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache
@@ -23,7 +24,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from emblema.core.errors import BadCheckpoint
+from emblema.core.errors import BadCheckpoint, BadData
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,13 @@ class TrainedTokenizer:
         start, end = ([(0, 0)] * (x is not None) for x in (self.policy.start_id, self.policy.end_id))
         return cleaned, [*start, *words, *end]
 
+    def unread(self, texts: Sequence[str]) -> list[str]:
+        """Those of the texts of which no token is in the vocabulary."""
+        mark = getattr(self.core.model, "unk_token", None)
+        unknown = None if mark is None else self.core.token_to_id(mark)
+        found = self.core.encode_batch_fast([self.clean(t) for t in texts], add_special_tokens=False)
+        return [t for t, e in zip(texts, found) if all(i == unknown for i in e.ids)]
+
     def clean(self, text: str) -> str:
         """What the vocabulary is asked about."""
         text = self._clean(text)
@@ -141,6 +149,20 @@ class TrainedTokenizer:
         if unknown:
             raise BadCheckpoint(f"config.json: tokenizer has unknown settings {sorted(unknown)}")
         return TrainedTokenizer(read_core(Path(folder) / "tokenizer.json"), TokenPolicy(**settings))
+
+
+def checked_words(tokenizer: Any, words: Sequence[str]) -> None:
+    """Warn of words that a vocabulary does not know; raise `BadData` when it knows none of them.
+
+    To the text tower all of them are the same word, so it would choose among them at random.
+    """
+    unread = tokenizer.unread(words) if hasattr(tokenizer, "unread") else []
+    if not unread:
+        return
+    named = ", ".join(map(repr, unread[:5])) + (", ..." if len(unread) > 5 else "")
+    if len(unread) == len(words):
+        raise BadData(f"the model's vocabulary has no token of {named}: write the words in a language that it learnt")
+    warnings.warn(f"the model's vocabulary has no token of {named}: to it they are all one word", stacklevel=3)
 
 
 class ClipTokenizer(TrainedTokenizer):

@@ -120,6 +120,7 @@ class GLIP(Pretrain):
             raise BadData(f"{record.key}: boxes without labels; glip learns which words name a box")
         known = torch.tensor([label in self._names for label in boxes.labels.tolist()], dtype=torch.bool)
         boxes = boxes.at(known if boxes.crowd is None else known & ~boxes.crowd)
+        boxes, _ = boxes.visible(picture.width, picture.height)
         assert boxes.labels is not None
 
         there = sorted(set(boxes.labels.tolist()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -57,6 +58,22 @@ def placed_squares(count: int = 12, size: int = 64) -> Placed:
     return Placed(DatasetCard(name="placed", title="Placed squares", task="segmentation", classes=4), columns, NAMES)
 
 
+def hard_squares() -> Placed:
+    """Four pictures: one shows nothing, one has a box that leaves it, boxes beside it and without area and of NaN, and
+    two are sound."""
+    data = placed_squares(4)
+    columns = {name: list(values) for name, values in data.columns.items()}
+    nothing = Boxes(torch.empty(0, 4), labels=torch.empty(0, dtype=torch.long))
+    columns["boxes"][0], columns["labels"][0] = nothing, ()
+    columns["mask"][0] = Masks(torch.full((64, 64), 255), torch.empty(0, 64, 64, dtype=torch.bool))
+    boxes, mask = columns["boxes"][1], columns["mask"][1]
+    more = torch.tensor([[-20.0, 30, 20, 90], [70, 0, 90, 20], [8, 8, 8, 20], [float("nan"), 0, 9, 9]])
+    empty = torch.zeros(4, 64, 64, dtype=torch.bool)
+    columns["boxes"][1] = Boxes(torch.cat([boxes.xyxy, more]), labels=torch.tensor([*boxes.labels, 0, 1, 0, 1]))
+    columns["mask"][1] = Masks(mask.labels, torch.cat([mask.instances, empty]))
+    return Placed(data.card, columns, NAMES)
+
+
 def check_distill(cls: type) -> None:
     """Raises AssertionError with what is wrong."""
     from emblema.testing import tiny_model
@@ -91,6 +108,11 @@ def check_distill(cls: type) -> None:
         assert boxes.labels is not None and boxes.scores is not None, f"{name}.detect() gave no labels or scores"
         assert not len(boxes) or int(boxes.labels.max()) < 2, f"{name}.detect() named a class that was not asked for"
     check_saved(system, teacher, test, found, name)
+    terms.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        short_distill(cls).fit(teacher, hard_squares(), on_step=lambda step: terms.append(step.losses))
+    assert all(v == v for step in terms for v in step.values()), f"{name}: NaN where a picture shows nothing"
     if trains:
         try:
             short_distill(cls).fit(teacher, data.subset([]))

@@ -22,6 +22,7 @@ from emblema.core.method import Method, Optim
 from emblema.data.datasets import Records
 from emblema.data.pictures import open_picture
 from emblema.data.templates import templates_for
+from emblema.encoders.tokenizers import checked_words
 from emblema.engine import seed
 from emblema.engine.encode import Errors
 from emblema.engine.features import weights_id
@@ -111,6 +112,7 @@ class Transfer(Method):
         """
         self._model = vlm if isinstance(vlm, Model) else Model(vlm, preprocess_of(vlm))
         self._names, self._wording = checked_names(data.class_names), tuple(templates_for(data.card.name))
+        checked_words(getattr(self._model.vlm.text, "tokenizer", None), self._names)
         train = None
         if "no pictures" not in self.card.needs:
             train = self.read(data, views=self.views, **reading)
