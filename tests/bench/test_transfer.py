@@ -58,6 +58,17 @@ def test_one_that_fails_does_not_stop_the_others():
     assert "broken" in found.failed and "coop" in found.outcomes and "broken" not in found.outcomes
 
 
+def test_long_recipes_are_cut_and_the_command_says_so():
+    rule = replace(FEW, seeds=(1,))
+    systems = {"coop": CoOp(context_length=2), "tip_adapter": TipAdapter(views=0)}
+    found = bench.compare(systems, MODEL, rule, squares(), most_steps=3)
+    coop = found.outcomes["coop"][0]
+    assert coop.line["fields"]["optim"]["steps"] == 3
+    assert coop.line["command"] == "emblema transfer coop --optim.steps=3"
+    found = bench.compare({"coop": quick(CoOp(context_length=2))}, MODEL, rule, squares(), most_steps=3)
+    assert found.outcomes["coop"][0].line["command"] == "emblema transfer coop"  # two steps were asked for
+
+
 def test_base_to_novel_names_each_half_alone_and_leaves_closed_systems_out():
     rule = replace(protocols.load("base-to-novel"), shots=(2,), seeds=(1,))
     found = compared(rule, coop=quick(CoOp(context_length=2)), tip_adapter=TipAdapter(views=0))

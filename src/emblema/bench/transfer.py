@@ -97,13 +97,20 @@ class Comparison:
         return rows
 
 
-def run(system: Transfer | None, model: Model, trial: Trial, command: str = "") -> Outcome:
+def run(
+    system: Transfer | None, model: Model, trial: Trial, command: str = "", most_steps: int | None = None
+) -> Outcome:
     """Fit a system on the trial's selection and measure it on the trial's tests. None: the hand-written prompts.
+
+    A system whose recipe has more than `most_steps` steps has so many; its command then says so.
 
     Raises what the system raises, `ClosedClasses` for one that cannot name the tested classes among it.
     """
     began = time.perf_counter()
     name = ZERO_SHOT if system is None else system.card.name
+    if system is not None and most_steps and _steps(system, trial) > most_steps:
+        system = replace(copy.copy(system), optim=replace(system.optim, steps=most_steps))
+        command = f"{command} --optim.steps={most_steps}"
     fitted = None if system is None else _fitted(system, model, trial)
     fit_seconds = time.perf_counter() - began
     first_guess = trial.protocol.task == "zero-shot"
@@ -173,6 +180,7 @@ def compare(
     classes: int | None = None,
     command: Callable[[str], str] = lambda name: f"emblema transfer {name}",
     on_outcome: Callable[[str, Outcome | str], None] = lambda name, found: None,
+    most_steps: int | None = None,
 ) -> Comparison:
     """All systems on all trials. One that fails is noted with its reason and the others go on."""
     found = Comparison()
@@ -181,7 +189,7 @@ def compare(
             if name in found.failed:
                 continue
             try:
-                outcome = run(system, model, trial, command(name))
+                outcome = run(system, model, trial, command(name), most_steps)
             except Exception as error:  # whatever somebody else's system raises
                 short = " ".join(str(error).split())
                 found.failed[name] = short if isinstance(error, EmblemaError) else f"{type(error).__name__}: {short}"
@@ -241,6 +249,12 @@ def _fitted(system: Transfer, model: Model, trial: Trial) -> Transfer:
     seen = trial.selection
     train = seen.unlabelled if "unlabelled" in system.card.needs and trial.protocol.unlabelled else seen.train
     return twin.fit(model, train, seen.val)
+
+
+def _steps(system: Transfer, trial: Trial) -> int:
+    """Steps of the system's own recipe on the trial's draw."""
+    optim = system.optim
+    return optim.steps or round(optim.epochs * max(len(trial.selection.train) / optim.batch_size, 1))
 
 
 def _for(fitted: Transfer, records: Records) -> Transfer:

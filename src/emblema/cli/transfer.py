@@ -19,7 +19,7 @@ class TransferRun:
     data: str = ""  # a name from `emblema list data`, or a path; default: the protocol's own sets
     protocol: str = ""  # a name from `emblema list protocols`, or a YAML file; default: the system's own, or few-shot
     shots: int | None = None  # labelled pictures a class; default: the protocol's
-    seeds: tuple[int, ...] = ()  # of draw and training; default: the protocol's
+    seeds: tuple[int, ...] = ()  # of draw and training; default: the protocol's, its first for several systems
     classes: int | None = None  # only the first classes of the data
     model: str = "default"  # a name from `emblema list models`, or a checkpoint folder
     out: str = ""  # save the (best) fitted system in this folder
@@ -35,6 +35,7 @@ class Several:
 
     epochs: float | None = None  # of all systems that train; default: each its own
     steps: int | None = None  # overrides epochs
+    most_steps: int | None = 200  # of a system whose own recipe has more, so that all end in minutes
 
 
 def transfer(arguments: list[str], as_json: bool) -> Any:
@@ -51,18 +52,20 @@ def transfer(arguments: list[str], as_json: bool) -> Any:
         run, budget = options_of(f"transfer {name}", TransferRun, Several, rest)
         systems: dict[str, Any] = {n: _within(cls(), budget) for n, cls in bench.chosen(name).items()}
         systems = {bench.ZERO_SHOT: None} | systems
+        most = None if budget.steps or budget.epochs else budget.most_steps
     else:
         cls = find.find("transfer", name)
         run, system = options_of(f"transfer {name}", TransferRun, cls, rest)
-        systems = {cls.card.name: system}  # type: ignore[attr-defined]
+        systems, most, budget = {cls.card.name: system}, None, Several()  # type: ignore[attr-defined]
     from emblema.model import load
     from emblema.report import result
 
     usual = {card.protocol for s in systems.values() if s is not None and (card := s.card)}
-    protocol = _protocol(run, usual.pop() if len(usual) == 1 else "few-shot")
+    protocol = _protocol(run, usual.pop() if len(usual) == 1 else "few-shot", several)
     model = load(run.model, device=run.device, precision=run.precision, cache=run.cache)
-    shared = shlex.join(without(rest, ("--out", "--lines")))
-    command = lambda name: f"emblema transfer {name} {shared}".strip()
+    shared = without(rest, ("--out", "--lines", *(("--epochs", "--steps", "--most-steps") if several else ())))
+    shared += [f"--optim.{k}={v}" for k, v in _asked(budget).items()]
+    command = lambda name: f"emblema transfer {name} {shlex.join(shared)}".strip()
 
     def told(name: str, found: Any) -> None:
         if isinstance(found, str):
@@ -75,7 +78,9 @@ def transfer(arguments: list[str], as_json: bool) -> Any:
         print(f"{name} on {line['data']}, seed {line['seeds'][0]}: {said}", file=sys.stderr)
 
     data = run.data.split(",") if run.data else None
-    found = bench.compare(systems, model, protocol, data, classes=run.classes, command=command, on_outcome=told)
+    found = bench.compare(
+        systems, model, protocol, data, classes=run.classes, command=command, on_outcome=told, most_steps=most
+    )
     if not found.outcomes:
         raise BadData("; ".join(f"{n}: {why}" for n, why in found.failed.items()))
     ranking = found.ranking()
@@ -92,7 +97,7 @@ def transfer(arguments: list[str], as_json: bool) -> Any:
     }
 
 
-def _protocol(run: TransferRun, usual: str) -> Any:
+def _protocol(run: TransferRun, usual: str, several: bool) -> Any:
     from emblema.tasks import protocols
 
     protocol = protocols.load(run.protocol or usual)
@@ -100,11 +105,16 @@ def _protocol(run: TransferRun, usual: str) -> Any:
         protocol = replace(protocol, shots=(run.shots,))
     elif len(protocol.shots) > 1 and run.data:
         protocol = replace(protocol, shots=(16,))
-    return replace(protocol, seeds=tuple(run.seeds)) if run.seeds else protocol
+    seeds = run.seeds or (protocol.seeds[:1] if several else protocol.seeds)
+    return replace(protocol, seeds=tuple(seeds))
+
+
+def _asked(budget: Several) -> dict[str, Any]:
+    return {k: v for k, v in (("epochs", budget.epochs), ("steps", budget.steps)) if v is not None}
 
 
 def _within(system: Any, budget: Several) -> Any:
-    changes = {k: v for k, v in vars(budget).items() if v is not None}
+    changes = _asked(budget)
     return replace(system, optim=replace(system.optim, **changes)) if changes else system
 
 

@@ -111,8 +111,13 @@ def check_distill(cls: type) -> None:
     terms.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        short_distill(cls).fit(teacher, hard_squares(), on_step=lambda step: terms.append(step.losses))
-    assert all(v == v for step in terms for v in step.values()), f"{name}: NaN where a picture shows nothing"
+        system = short_distill(cls)
+        if hasattr(system, "proposals"):
+            system.proposals = lambda batch, most: [torch.empty(0, 4) for _ in batch.keys]
+        system.fit(teacher, hard_squares(), on_step=lambda step: terms.append(step.losses))
+    assert all(v == v for step in terms for v in step.values()), (
+        f"{name}: NaN where pictures show nothing and nothing is proposed"
+    )
     if trains:
         try:
             short_distill(cls).fit(teacher, data.subset([]))
