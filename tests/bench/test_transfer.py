@@ -110,6 +110,7 @@ def test_the_first_classes_of_a_set_have_a_name_of_their_own():
 def test_choosing_systems():
     assert {"coop", "tip_adapter"} <= bench.chosen("all").keys()
     assert "coop" in bench.chosen("text") and "tip_adapter" not in bench.chosen("text")
+    assert bench.chosen("zero-shot") == {} and list(bench.chosen("zero-shot,coop")) == ["coop"]
     with pytest.raises(BadData, match="no system in"):
         bench.chosen(" , ")
     with pytest.raises(Exception, match="did you mean coop"):

@@ -220,7 +220,10 @@ def first(records: Records, classes: int) -> Records:
 
 
 def chosen(text: str) -> dict[str, type[Transfer]]:
-    """Systems by name: "all", a family of `FAMILIES`, or names and paths separated by commas."""
+    """Systems by name: "all", a family of `FAMILIES`, or names and paths separated by commas.
+
+    `ZERO_SHOT` among them is no system: `compare` knows it as None.
+    """
     known = {card["name"]: card for card in find.cards("transfer")}
     wanted = []
     for word in (w.strip() for w in text.split(",")):
@@ -228,9 +231,9 @@ def chosen(text: str) -> dict[str, type[Transfer]]:
             wanted += list(known)
         elif word in FAMILIES:
             wanted += [name for name, card in known.items() if FAMILIES[word] in card["section"]]
-        elif word:
+        elif word and word != ZERO_SHOT:
             wanted.append(word)
-    if not wanted:
+    if not wanted and ZERO_SHOT not in text:
         raise BadData(f"no system in {text!r}: give names, paths, all, or one of {', '.join(FAMILIES)}")
     found = {}
     for word in dict.fromkeys(wanted):

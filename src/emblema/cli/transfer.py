@@ -35,7 +35,7 @@ class Several:
 
     epochs: float | None = None  # of all systems that train; default: each its own
     steps: int | None = None  # overrides epochs
-    most_steps: int | None = 200  # of a system whose own recipe has more, so that all end in minutes
+    most_steps: int | None = 150  # of a system whose own recipe has more, so that all end in minutes
 
 
 def transfer(arguments: list[str], as_json: bool) -> Any:
@@ -47,7 +47,7 @@ def transfer(arguments: list[str], as_json: bool) -> Any:
         from emblema.cli.distill import distill
 
         return distill(arguments, as_json)
-    several = name == "all" or name in bench.FAMILIES or "," in name
+    several = name in ("all", bench.ZERO_SHOT, *bench.FAMILIES) or "," in name
     if several:
         run, budget = options_of(f"transfer {name}", TransferRun, Several, rest)
         systems: dict[str, Any] = {n: _within(cls(), budget) for n, cls in bench.chosen(name).items()}
@@ -64,8 +64,12 @@ def transfer(arguments: list[str], as_json: bool) -> Any:
     protocol = _protocol(run, usual.pop() if len(usual) == 1 else "few-shot", several)
     model = load(run.model, device=run.device, precision=run.precision, cache=run.cache)
     shared = without(rest, ("--out", "--lines", *(("--epochs", "--steps", "--most-steps") if several else ())))
-    shared += [f"--optim.{k}={v}" for k, v in _asked(budget).items()]
-    command = lambda name: f"emblema transfer {name} {shlex.join(shared)}".strip()
+    if several and not run.seeds:
+        shared += ["--seeds", *map(str, protocol.seeds)]
+    asked = [f"--optim.{k}={v}" for k, v in _asked(budget).items()]
+    command = lambda name: shlex.join(
+        ["emblema", "transfer", name, *shared, *(asked if name != bench.ZERO_SHOT else ())]
+    )
 
     def told(name: str, found: Any) -> None:
         if isinstance(found, str):

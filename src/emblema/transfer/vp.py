@@ -29,7 +29,7 @@ class VP(Transfer):
         claim="with 16 shots a class, VP's accuracy beats zero-shot",
         oracle="v = 0: zero-shot; the gradient of v is that of the pixels in the frame; 69,840 parameters",
         deviations=(
-            "50 epochs with a tenth of them to warm up, officially 1,000 with 1,000 steps: every step runs the image "
+            "30 epochs with a tenth of them to warm up, officially 1,000 with 1,000 steps: every step runs the image "
             "tower forth and back",
             "the logit scale is the model's own; officially it is clamped, but never updated either",
         ),
@@ -38,7 +38,7 @@ class VP(Transfer):
     width: int = 30  # pixels, for pictures of 224; in proportion for others
     optim: Optim = field(
         default_factory=lambda: Optim(
-            algorithm="sgd", lr=40.0, weight_decay=0.0, warmup=0.1, clip_norm=None, epochs=50.0, batch_size=256
+            algorithm="sgd", lr=40.0, weight_decay=0.0, warmup=0.1, clip_norm=None, epochs=30.0, batch_size=256
         )
     )
 
