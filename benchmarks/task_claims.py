@@ -163,7 +163,7 @@ CLAIMS = (
     Claim("vild", Arm("vild"), Arm("vild", {"image_weight": 0.0}), **DETECT),
     Claim("detpro", Arm("detpro"), Arm("detpro", {"context_length": 0}), batch=8, **DETECT),
     Claim("pb_ovd", Arm("pb_ovd"), Arm("pb_ovd", {"pseudo": False}), batch=8, **DETECT),
-    Claim("baron", Arm("baron"), Arm("baron", {"spread": 0.0}), batch=8, **DETECT),
+    Claim("baron", Arm("baron"), Arm("baron", {"spread": 0.0}), steps=200, batch=4, **DETECT),
     Claim("maskclip", Arm("maskclip"), Arm("", {"features": "plain"}), "mIoU", family="transfer"),
     Claim("tai_dpt", Arm("tai_dpt"), Arm(), steps=150, batch=64, **SEVERAL),
     Claim("dualcoop", Arm("dualcoop", {"known": 0.5}), Arm("dualcoop", {"known": 0.5, "dual": False}),
