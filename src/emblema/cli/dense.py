@@ -43,12 +43,16 @@ def segment(arguments: list[str], as_json: bool) -> Any:
 
 def detect(arguments: list[str], as_json: bool) -> Any:
     parser = _parser("detect", "Draw boxes around what the given words name.")
-    parser.add_argument("--score", type=float, default=0.7, help="boxes with lower scores are not shown")
+    parser.add_argument(
+        "--score", type=float, help="boxes with lower scores are not shown (0.3 of a detector, 0.7 of named proposals)"
+    )
     parser.add_argument("--regions", default="crops", choices=("crops", "pooled"), help="how a box is read")
     parser.add_argument("--proposals", type=int, default=50, help="boxes looked at a picture")
     options = parser.parse_args(arguments)
 
     def run(model: Any, images: list, labels: list[str]) -> list:
+        if options.score is None:
+            options.score = 0.3 if not hasattr(model, "vlm") or model.finds else 0.7
         if not hasattr(model, "vlm"):
             return list(_said(model, "detect", images, labels))
         if model.finds:
