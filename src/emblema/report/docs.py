@@ -19,10 +19,10 @@ from emblema.report import claims, evidence, paradigms, tables
 
 ROOT = Path(__file__).parents[3]
 HEAD = "<!-- written by `python -m emblema.report.docs`; change the card instead -->"
-COMMANDS = {
-    "pretrain": "emblema pretrain {name} --data emblems --out runs/{name}",
-    "transfer": "emblema transfer {name} --data emblem-objects --shots 16",
-    "distill": "emblema distill {name} --data emblem-scenes --out runs/{name}",
+COMMANDS = {  # small, so that each ends in minutes
+    "pretrain": "emblema pretrain {name} --data emblems --arch tiny --steps 200 --out runs/{name}",
+    "transfer": "emblema transfer {name} --data emblem-silhouettes --classes 10 --shots 4 --seeds 1",
+    "distill": "emblema distill {name} --data emblem-scenes --images 200 --steps 100 --out runs/{name}",
 }
 
 
@@ -30,7 +30,7 @@ def command(family: str, card: dict[str, Any]) -> str:
     """What to type to run a system on bundled data: scenes for one that learns from boxes or masks."""
     said = COMMANDS[family].format(name=card["name"])
     if "protocol" in card:  # one that is not measured by classes of pictures
-        said = f"emblema transfer {card['name']} --data emblem-scenes"
+        said = f"emblema transfer {card['name']} --data emblem-scenes --seeds 1"
     needs = set(card.get("needs") or ())
     boxed = {"boxes", "masks"} & needs
     if family == "distill" and "texts" in needs:  # captions speak of what is not annotated
