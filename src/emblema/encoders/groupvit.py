@@ -115,6 +115,11 @@ class GroupViT(ViT):
         return z.gather(1, mine[..., None].expand(-1, -1, z.shape[-1])).unflatten(1, tokens.grid)
 
 
+    def local(self, raw: Tensor | Tokens, radius: int = 1) -> Tensor:
+        """As `dense`: a group already pools the places that belong together, so `radius` changes nothing."""
+        return self.dense(raw)
+
+
 class Mixer(nn.Module):
     """A feed-forward over the tokens: n of them become m."""
 
