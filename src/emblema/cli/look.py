@@ -122,7 +122,20 @@ def show(arguments: list[str], as_json: bool) -> Any:
     if as_json:
         return {**card, "fields": found, "command": said}
     print(f"{name}: {card['title']}")
-    for key in ("paper", "year", "section", "framework", "reads", "needs", "objectives", "metric", "claim", "oracle"):
+    keys = (
+        "paper",
+        "year",
+        "section",
+        "framework",
+        "reads",
+        "needs",
+        "objectives",
+        "protocol",
+        "metric",
+        "claim",
+        "oracle",
+    )
+    for key in keys:
         value = card.get(key)
         if value:
             print(f"  {key:<11}{', '.join(value) if isinstance(value, tuple | list) else value}")

@@ -114,7 +114,6 @@ class GroupViT(ViT):
         mine = grouped.shares.argmax(2)  # [B, P]
         return z.gather(1, mine[..., None].expand(-1, -1, z.shape[-1])).unflatten(1, tokens.grid)
 
-
     def local(self, raw: Tensor | Tokens, radius: int = 1) -> Tensor:
         """As `dense`: a group already pools the places that belong together, so `radius` changes nothing."""
         return self.dense(raw)
