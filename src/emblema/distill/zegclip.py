@@ -102,7 +102,7 @@ class Student(Borrowed):
         """uint8 [B, 3, S, S] and [C, D] -> logits of masks [B, C, h, w]"""
         tower: Any = self.vlm.image
         with torch.no_grad():
-            tokens = tower.embed(enlarged(self.vlm, images, self.enlarge))
+            tokens = tower.embed_alone(tower.normalise(enlarged(self.vlm, images, self.enlarge)))
         tokens = tower.transform(tokens, deep(self.prompts, tokens.first_patch))
         g = unit(tower.project(tower.pool(tokens)))  # [B, D]
         patches = unit(tower.project(tower.norm(tokens.patches())))  # [B, hw, D]
