@@ -177,7 +177,9 @@ def _pixels(encoder: Encoder, data: Dataset) -> Iterator[tuple[str, Tensor]]:
 
 def _labels(data: Dataset) -> tuple[Tensor, dict[str, Tensor]]:
     """Labels [N], and {"labels": [N, C]} with 1, 0, or -1 for unknown where records have several."""
-    several, single = columns(data, "labels", "label")
+    (single,) = columns(data, "label")
+    one_each = "labels" not in getattr(data, "columns", {}) and any(label is not None for label in single)
+    several = [] if one_each else columns(data, "labels")[0]  # scenes are made for it
     labels = torch.tensor([-1 if label is None else label for label in single], dtype=torch.long)
     if not any(several):
         return labels, {}
