@@ -101,6 +101,24 @@ def test_the_chapter_on_transfer_is_whole_whichever_folder_a_system_is_in(capsys
     assert "usage: emblema distill denseclip" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "verb, family", [("pretrain",) * 2, ("transfer",) * 2, ("distill",) * 2, ("evaluate", "tasks")]
+)
+def test_the_options_of_every_system_and_task_can_be_read(verb, family, capsys):
+    for card in document(capsys, "list", family):
+        cli.main([verb, card["name"], "--help"])
+        assert "--data" in capsys.readouterr().out, card["name"]
+
+
+def test_a_setting_that_is_an_option_of_the_run_is_told(tmp_path, capsys):
+    source = (Path(cli.__file__).parents[1] / "pretrain" / "clip.py").read_text(encoding="utf-8")
+    named = source.replace("    optim: Optim", "    out: int = 3\n    optim: Optim", 1)
+    assert named != source
+    (tmp_path / "mine.py").write_text(named, encoding="utf-8")
+    assert cli.main(["pretrain", str(tmp_path / "mine.py"), "--help"]) == 2
+    assert "settings named as options of the run, out: rename them" in capsys.readouterr().err
+
+
 def test_show(capsys):
     found = document(capsys, "show", "slip")
     fields = {f["name"]: f for f in found["fields"]}

@@ -62,6 +62,8 @@ def options_of(verb: str, run: type, cls: type, arguments: list[str]) -> tuple[A
     """(run, system or task) from the command line; `--preset NAME` starts from one of the system's presets."""
     import tyro
 
+    if taken := sorted({f.name for f in fields(run)} & {f.name for f in fields(cls)}):
+        raise BadData(f"{cls.__name__} has settings named as options of the run, {', '.join(taken)}: rename them")
     start, arguments = _preset(cls, arguments)
     flat = tyro.conf.arg(name="")
     both = make_dataclass(

@@ -42,8 +42,8 @@ class SLIP(Pretrain):
     views: int = 2
     temperature: float = 0.1
     weight: float = 1.0  # of the image-image term
-    hidden: int = 512
-    out: int = 256
+    hidden: int = 512  # of the head
+    head_dim: int = 256  # of what it gives
     optim: Optim = field(default_factory=lambda: Optim(lr=1e-3, weight_decay=0.1, betas=(0.9, 0.98), eps=1e-8))
 
     def loading(self) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class SLIP(Pretrain):
         module["head"] = nn.Sequential(
             *(nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU()),
             *(nn.Linear(hidden, hidden), nn.BatchNorm1d(hidden), nn.ReLU()),
-            nn.Linear(hidden, self.out),
+            nn.Linear(hidden, self.head_dim),
         )
         return module
 
