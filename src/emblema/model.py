@@ -164,7 +164,7 @@ class Model:
     def class_vectors(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> Tensor:
         """A unit vector a class: each template's text normalised, averaged, normalised again. [C, D]"""
         labels = checked_labels(labels)
-        checked_words(getattr(self.vlm.text, "tokenizer", None), labels)
+        checked_words(self.vlm.text, labels)
         templates = self.templates if templates is None else checked_templates(templates)
         z = self.text_features([fill(t, label) for label in labels for t in templates])
         mean = z.unflatten(0, (len(labels), len(templates))).mean(1)

@@ -108,7 +108,8 @@ def run(
     """
     began = time.perf_counter()
     name = ZERO_SHOT if system is None else system.card.name
-    if system is not None and most_steps and _steps(system, trial) > most_steps:
+    pictures = len(trial.selection.train)
+    if system is not None and most_steps and system.optim.total(pictures // system.optim.batch_size or 1) > most_steps:
         system = replace(copy.copy(system), optim=replace(system.optim, steps=most_steps))
         command = f"{command} --optim.steps={most_steps}"
     fitted = None if system is None else _fitted(system, model, trial)
@@ -252,12 +253,6 @@ def _fitted(system: Transfer, model: Model, trial: Trial) -> Transfer:
     seen = trial.selection
     train = seen.unlabelled if "unlabelled" in system.card.needs and trial.protocol.unlabelled else seen.train
     return twin.fit(model, train, seen.val)
-
-
-def _steps(system: Transfer, trial: Trial) -> int:
-    """Steps of the system's own recipe on the trial's draw."""
-    optim = system.optim
-    return optim.steps or round(optim.epochs * max(len(trial.selection.train) / optim.batch_size, 1))
 
 
 def _for(fitted: Transfer, records: Records) -> Transfer:

@@ -113,7 +113,7 @@ def search(arguments: list[str], as_json: bool) -> Any:
     from emblema.encoders.tokenizers import checked_words
 
     model = _load(options)
-    checked_words(getattr(model.vlm.text, "tokenizer", None), [words])
+    checked_words(model.vlm.text, [words])
     z, errors = model.file_features(paths)
     for i, reason in errors:
         print(f"emblema: {paths[i]} left out: {reason}", file=sys.stderr)

@@ -65,3 +65,7 @@ class Optim:
     ema: float | None = None  # decay of the averaged weights, evaluated and saved in place of the raw ones
     precision: str = "auto"  # "fp32", "bf16", or "auto": bf16 where the hardware has it
     patch_drop: float = 0.0  # share of patches hidden from an image transformer while training
+
+    def total(self, epoch_steps: int) -> int:
+        """Steps of a run whose epochs have so many: at least one."""
+        return self.steps or max(round(self.epochs * epoch_steps), 1)

@@ -99,7 +99,7 @@ class Distill(Method):
         """Learn a student from pictures. Returns self."""
         self._model = teacher if isinstance(teacher, Model) else Model(teacher, preprocess_of(teacher))
         self._names, self._wording = checked_labels(data.class_names), tuple(templates_for(data.card.name))
-        checked_words(getattr(self._model.vlm.text, "tokenizer", None), self._names)
+        checked_words(self._model.vlm.text, self._names)
         vars(self)["_texts"], vars(self)["_crops"] = {}, {}
         novel = data.novel_classes() if hasattr(data, "novel_classes") else []  # type: ignore[attr-defined]
         vars(self)["_facts"] = {"novel": [name for name in self._names if name in novel]}
@@ -119,7 +119,7 @@ class Distill(Method):
         loader = Loader(
             dataset=data, batch_size=optim.batch_size, size=self.image_size, seed=self.seed, make_batch=self.collate
         )
-        total = optim.steps or max(round(optim.epochs * loader.epoch_steps), 1)
+        total = optim.total(loader.epoch_steps)
         optimise(
             self,
             student,

@@ -151,11 +151,12 @@ class TrainedTokenizer:
         return TrainedTokenizer(read_core(Path(folder) / "tokenizer.json"), TokenPolicy(**settings))
 
 
-def checked_words(tokenizer: Any, words: Sequence[str]) -> None:
-    """Warn of words that a vocabulary does not know; raise `BadData` when it knows none of them.
+def checked_words(tower: Any, words: Sequence[str]) -> None:
+    """Warn of words that a text tower's vocabulary does not know; raise `BadData` when it knows none of them.
 
-    To the text tower all of them are the same word, so it would choose among them at random.
+    To the tower all of them are the same word, so it would choose among them at random.
     """
+    tokenizer: Any = getattr(tower, "tokenizer", None)
     unread = tokenizer.unread(words) if hasattr(tokenizer, "unread") else []
     if not unread:
         return

@@ -113,7 +113,7 @@ class Inputs:
         return max(len(self) // batch_size, 1)
 
     def total_steps(self, optim: Optim) -> int:
-        return optim.steps or max(round(optim.epochs * self.epoch_steps(optim.batch_size)), 1)
+        return optim.total(self.epoch_steps(optim.batch_size))
 
     def batches(self, optim: Optim, random_seed: int) -> Iterator[Batch]:
         """Shuffled batches, epoch after epoch; a batch is a function of (seed, step)."""

@@ -114,7 +114,7 @@ def plan(
     }
     memory = {k: v for k, v in memory.items() if v}
     memory["total"] = sum(memory.values())
-    steps = steps or optim.steps or max(round(optim.epochs * -(-records // batch)), 1)
+    steps = steps or optim.total(-(-records // batch))
     flops = batch * (3 + bool(chunk)) * (views * image.flops() + text.flops())
     rate = flop_rate or measured(precision) * ACHIEVED[precision]
     notes = []

@@ -90,7 +90,7 @@ def run_pretraining(
         loading = settings | method.loading() | loading
         loader = Loader(dataset=data, size=size, rank=own, world=world, **loading)
         optim: Optim = method.optim
-        total = steps or optim.steps or max(round(optim.epochs * loader.epoch_steps), 1)
+        total = steps or optim.total(loader.epoch_steps)
         if run is None or checkpoint.latest(run) is None:
             method.begin(module, data)
         state = State(module, optim, method.rate)

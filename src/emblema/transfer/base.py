@@ -112,7 +112,7 @@ class Transfer(Method):
         """
         self._model = vlm if isinstance(vlm, Model) else Model(vlm, preprocess_of(vlm))
         self._names, self._wording = checked_names(data.class_names), tuple(templates_for(data.card.name))
-        checked_words(getattr(self._model.vlm.text, "tokenizer", None), self._names)
+        checked_words(self._model.vlm.text, self._names)
         train = None
         if "no pictures" not in self.card.needs:
             train = self.read(data, views=self.views, **reading)

@@ -61,7 +61,7 @@ class TaIDPT(Transfer):
     def learn(self, module, train=None, on_step=None):
         texts, labels = self.corpus(list(self._names))
         optim, per_epoch = self.optim, max(len(texts) // self.optim.batch_size, 1)
-        total = optim.steps or max(round(optim.epochs * per_epoch), 1)
+        total = optim.total(per_epoch)
         batches = self.batches(module.vlm, texts, labels, total, per_epoch)
         optimise(self, module, batches, optim, total_steps=total, epoch_steps=per_epoch, on_step=on_step)
 
