@@ -141,7 +141,13 @@ def test_open_clip_preprocessing(tmp_path):
         ({"vision_cfg": {**VISION, "ls_init_value": 0.1}}, "ls_init_value 0.1"),
         ({"vision_cfg": {**VISION, "act_kwargs": {"approximate": "tanh"}}, "quick_gelu": True}, "act_kwargs"),
         ({"vision_cfg": {**VISION, "image_size": [32, 64]}}, "not square"),
-        ({"text_cfg": {**TEXT, "hf_model_name": "roberta-base"}}, "roberta-base"),
+        ({"text_cfg": {"hf_model_name": "google/mt5-base"}}, "'mt5-base' is not read; known: xlm-roberta"),
+        (
+            {"text_cfg": {"hf_model_name": "roberta-base", "hf_pooler_type": "cls_pooler"}},
+            "hf_pooler_type 'cls_pooler'",
+        ),
+        ({"text_cfg": {"hf_model_name": "roberta-base", "hf_proj_type": "deep"}}, "hf_proj_type 'deep'"),
+        ({"text_cfg": {"hf_model_name": "roberta-base"}}, "needs the tensor text.transformer.embeddings.word_emb"),
         ({"text_cfg": {**TEXT, "vocab_size": 1000}}, "vocab_size"),
         ({"text_cfg": {**TEXT, "pool_type": "first"}}, "pool_type 'first'"),
         ({"text_cfg": {**TEXT, "pool_type": "eos", "eos_id": 2}}, "eos_id"),
@@ -438,6 +444,64 @@ def test_open_clip_folder_with_its_own_tokenizer(tmp_path):
     assert loaded.vlm.text.tokenize(TEXTS).ids.equal(theirs)
     with torch.no_grad():
         expected = model.encode_text(theirs, normalize=True)
+    torch.testing.assert_close(loaded.vlm.encode_text(TEXTS), expected, atol=1e-5, rtol=0)
+
+
+BERT = {"vocab_size": 40, "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+BERT |= {"intermediate_size": 192, "max_position_embeddings": 34}
+
+
+def bert_folder(folder, family, **text):
+    """A multilingual CLIP in open_clip's files: its text network stands in a folder of its own, named as the hub's."""
+    network, specials = folder / f"{family}-tiny", ["<s>", "<pad>", "</s>"]
+    kinds = {"xlm-roberta": transformers.XLMRobertaConfig, "bert": transformers.BertConfig}
+    published = {"type_vocab_size": 1, "pad_token_id": 1, "layer_norm_eps": 1e-5}
+    if family == "bert":
+        specials, published = ["<pad>", "<s>", "</s>"], {"type_vocab_size": 2, "pad_token_id": 0}
+    kinds[family](**BERT, **published).save_pretrained(network)
+    core = word_tokenizer(specials, start="<s>")
+    dressed = {"pad_token": "<pad>", "eos_token": "</s>", "bos_token": "<s>"}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=core, **dressed).save_pretrained(network)
+    own = {"hf_model_name": str(network), "hf_tokenizer_name": str(network), "hf_model_pretrained": False}
+    config = {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": {**own, "context_length": 12, **text}}
+    torch.manual_seed(0)
+    model = perturb(open_clip.CustomTextCLIP(**config))
+    model.visual.image_mean, model.visual.image_std, model.visual.preprocess_cfg = (0.5,) * 3, (0.5,) * 3, {}
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, network / "open_clip_model.safetensors")
+    save_config_for_hf(model, network / "open_clip_config.json", config)
+    return network, model, config
+
+
+@pytest.mark.parametrize(
+    ("family", "text"),
+    [
+        ("xlm-roberta", {"hf_pooler_type": "mean_pooler"}),
+        ("xlm-roberta", {"hf_proj_type": "linear", "hf_pooler_type": "cls_last_hidden_state_pooler"}),
+        ("bert", {}),
+    ],
+)
+def test_open_clip_folder_with_a_text_network_of_transformers(tmp_path, family, text):
+    folder, model, _ = bert_folder(tmp_path, family, **text)
+    loaded = load_open_clip(folder)
+    assert loaded.report.complete and loaded.report.share == 1
+    ids = open_clip.tokenizer.HFTokenizer(str(folder), context_length=12)(TEXTS)
+    with torch.no_grad():
+        expected = model.encode_text(ids, normalize=True)
+        image = model.encode_image(images(32), normalize=True)
+    torch.testing.assert_close(loaded.vlm.encode_text(TEXTS), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(loaded.vlm.encode_image(images(32)), image, atol=1e-5, rtol=0)
+
+
+def test_open_clip_tag_with_a_tokenizer_of_its_own(tmp_path):
+    """Nothing of open_clip is replaced: a configuration, weights and a tokenizer on the disk stand for the hub's."""
+    folder, model, config = bert_folder(tmp_path, "xlm-roberta")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "Tiny-XLM.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "configs")
+    loaded = load_pretrained(f"open_clip:Tiny-XLM/{folder / 'open_clip_model.safetensors'}")
+    ids = open_clip.get_tokenizer("Tiny-XLM")(TEXTS)
+    with torch.no_grad():
+        expected = model.encode_text(ids, normalize=True)
     torch.testing.assert_close(loaded.vlm.encode_text(TEXTS), expected, atol=1e-5, rtol=0)
 
 

@@ -32,6 +32,7 @@ class BertConfig:
     token_types: int = 2
     project: bool = True  # False: the width is the joint space
     projection_bias: bool = False
+    hidden: int | None = None  # of a projection with a GELU between two linear maps; None: one linear map
 
     def build(self, dim: int) -> Bert:
         return Bert(self, dim)
@@ -57,7 +58,7 @@ class Bert(TextTower):
         self.norm_embedded = LayerNorm(config.width, eps=config.eps)
         self.blocks = blocks(config, post_norm=True)
         self.norm = nn.Identity()  # each block ends with its own
-        self.projection = nn.Linear(config.width, dim, bias=config.projection_bias) if config.project else None
+        self.projection = _projection(config, dim) if config.project else None
         self._initialise()
 
     def _initialise(self) -> None:
@@ -78,3 +79,13 @@ class Bert(TextTower):
 
     def project(self, x: Tensor) -> Tensor:
         return x if self.projection is None else self.projection(x)
+
+
+def _projection(config: BertConfig, dim: int) -> nn.Module:
+    """[..., width] -> [..., dim]"""
+    if config.hidden is None:
+        return nn.Linear(config.width, dim, bias=config.projection_bias)
+    first, last = (
+        nn.Linear(a, b, bias=config.projection_bias) for a, b in ((config.width, config.hidden), (config.hidden, dim))
+    )
+    return nn.Sequential(first, nn.GELU(), last)

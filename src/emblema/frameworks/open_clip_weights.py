@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from torch import Tensor
 
 from emblema.core.errors import BadCheckpoint
 from emblema.core.preprocess import Preprocess
+from emblema.encoders.bert import BertConfig
 from emblema.encoders.resnet import ResNetConfig
 from emblema.encoders.text import TextConfig
 from emblema.encoders.tokenizers import ClipTokenizer, TokenPolicy, TrainedTokenizer, read_core
 from emblema.encoders.vit import CLIP_MEAN, CLIP_STD, ViTConfig
+from emblema.frameworks.bert_weights import bert_family, bert_shape, bert_tensors
 from emblema.frameworks.checkpoint import Loaded, attach_tokenizer, build, read_json
 from emblema.frameworks.foreign import (
     TEMPLATES,
@@ -32,6 +35,7 @@ from emblema.frameworks.two_tower import TwoTower
 from emblema.frameworks.vlm import frozen
 
 OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+Vocabulary = Callable[[int], tuple[Any, int]]  # default of the padding id -> tokenizer of `tokenizers`, padding id
 
 
 def load_open_clip(folder: str | Path, *, strict: bool = True) -> Loaded:
@@ -42,7 +46,12 @@ def load_open_clip(folder: str | Path, *, strict: bool = True) -> Loaded:
     if not isinstance(model, dict):
         raise BadCheckpoint(f"{folder / OPEN_CLIP_CONFIG} has no model_cfg")
     tensors = read_weights(folder, OPEN_CLIP_WEIGHTS, "model.safetensors")
-    tokenizer = _open_clip_tokenizer(model, folder)
+
+    def vocabulary(pad: int) -> tuple[Any, int]:
+        core = read_core(folder / "tokenizer.json")
+        return core, pad_id_of(folder, core, pad)
+
+    tokenizer = _open_clip_tokenizer(model, vocabulary)
     return _open_clip(model, described.get("preprocess_cfg") or {}, tensors, tokenizer, str(folder), strict)
 
 
@@ -67,8 +76,16 @@ def load_open_clip_tag(tag: str, *, strict: bool = True) -> Loaded:
     # the tag, not the architecture, decides the activation: look at what was built
     quick = any(type(m).__name__ == "QuickGELU" for m in network.modules())
     preprocess = dict(getattr(network.visual, "preprocess_cfg", {}))
-    tokenizer = _open_clip_tokenizer(model, None)
     where = f"open_clip:{tag}"
+
+    def vocabulary(pad: int) -> tuple[Any, int]:
+        fetched = open_clip.get_tokenizer(arch).tokenizer  # type: ignore[union-attr]
+        if not getattr(fetched, "is_fast", False):
+            raise BadCheckpoint(f"{where}: its tokenizer has no form of the library `tokenizers`")
+        core = copy.deepcopy(fetched.backend_tokenizer)
+        return core, pad if fetched.pad_token_id is None else fetched.pad_token_id
+
+    tokenizer = _open_clip_tokenizer(model, vocabulary)
     return _open_clip({**model, "quick_gelu": quick}, preprocess, network.state_dict(), tokenizer, where, strict)
 
 
@@ -88,11 +105,14 @@ _VISION_READ |= {"act_kwargs", "norm_kwargs", "final_ln_after_pool", "pos_embed_
 _TIMM_READ = {"timm_model_name", "timm_pool", "timm_proj", "timm_proj_bias", "image_size"}
 _VISION_IDLE = {"patch_dropout", "output_tokens", "attn_pooler_queries", "attn_pooler_heads", "timm_pool", "timm_proj"}
 _VISION_IDLE |= {"timm_model_pretrained", "timm_proj_bias", "timm_drop", "timm_drop_path", "timm_model_name"}
-_TEXT_FIXED = {**_PLAIN, "hf_model_name": None, "embed_cls": False}
+_TEXT_FIXED = {**_PLAIN, "embed_cls": False}
+_BERT_READ = {"hf_model_name", "hf_proj_type", "hf_pooler_type", "hf_tokenizer_name", "tokenizer_kwargs"}
+_BERT_READ |= {"tokenizer_mode", "context_length", "pad_id"}
+_BERT_IDLE = {"width", "heads", "layers", "vocab_size", "hf_model_pretrained", "output_tokens"}  # the network's own
 _TEXT_READ = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "pad_id", "eos_id", "pool_type"}
 _TEXT_READ |= {"no_causal_mask", "proj_type", "proj_bias", "act_kwargs", "norm_kwargs", "hf_tokenizer_name"}
 _TEXT_READ |= {"tokenizer_kwargs", "tokenizer_mode", "final_ln_after_pool"}
-_TEXT_IDLE = {"output_tokens", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type"}
+_TEXT_IDLE = {"output_tokens", "hf_model_name", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type"}
 _MODEL_READ = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_bias"}
 _MODEL_IDLE = {"init_logit_scale", "nonscalar_logit_scale", "output_dict", "cast_dtype"}
 
@@ -109,9 +129,10 @@ def _open_clip(
         raise BadCheckpoint(f"{where}: model_cfg.multimodal_cfg describes CoCa, which is not read")
     known_keys("model_cfg", model, {}, _MODEL_READ | _MODEL_IDLE)
     vision, text = dict(model["vision_cfg"]), dict(model["text_cfg"])
-    of_timm = vision.get("timm_model_name") is not None
+    of_timm, of_hf = vision.get("timm_model_name") is not None, text.get("hf_model_name") is not None
     known_keys("vision_cfg", vision, _VISION_FIXED, _VISION_IDLE | (_TIMM_READ if of_timm else _VISION_READ))
-    known_keys("text_cfg", text, _TEXT_FIXED, _TEXT_READ | _TEXT_IDLE)
+    known_keys("text_cfg", text, _TEXT_FIXED, _BERT_READ | _BERT_IDLE if of_hf else _TEXT_READ | _TEXT_IDLE)
+    tensors = {n.removeprefix("module."): t for n, t in tensors.items()}
     quick = bool(model.get("quick_gelu", False))
     size = square(preprocess.get("size") or vision.get("image_size", 224), "preprocess_cfg.size")
     require("preprocess_cfg.size", size, square(vision.get("image_size", 224), "vision_cfg.image_size"))
@@ -121,13 +142,13 @@ def _open_clip(
         image=timm_shape(vision, model["embed_dim"], size, mean, std)
         if of_timm
         else _open_clip_image(vision, quick, size, mean, std),
-        text=_open_clip_text(text, quick, tokenizer),
+        text=bert_shape(text, tensors, model["embed_dim"]) if of_hf else _open_clip_text(text, quick, tokenizer),
         dim=model["embed_dim"],
         logit_bias=model.get("init_logit_bias"),
         scale="clip" if model.get("init_logit_bias") is None else "siglip",
     )
     vlm = build(config)
-    source = Source({n.removeprefix("module."): t for n, t in tensors.items()})
+    source = Source(tensors)
     if of_timm:
         timm_tensors(source, config.image)  # type: ignore[arg-type]
     elif isinstance(config.image, ResNetConfig):
@@ -135,15 +156,19 @@ def _open_clip(
     else:
         assert isinstance(config.image, ViTConfig)
         vit_tensors(source, config.image)
-    assert isinstance(config.text, TextConfig)
-    text_tensors(source, config.text)
+    if isinstance(config.text, BertConfig):
+        bert_tensors(source, config.text, bert_family(text))
+    else:
+        assert isinstance(config.text, TextConfig)
+        text_tensors(source, config.text)
     take_scale(source, vlm, where)
     report = source.fill(vlm, where, strict, ("attn_mask", *_SIZES))
     attach_tokenizer(vlm, tokenizer)
     return Loaded(frozen(vlm), config, _open_clip_preprocess(preprocess, size), list(TEMPLATES), report)
 
 
-_SIZES = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI's archives keep among the weights
+# numbers that OpenAI's archives keep among the weights, and rows of ids of older text networks
+_SIZES = ("input_resolution", "context_length", "vocab_size", "embeddings.position_ids", "embeddings.token_type_ids")
 
 
 def _open_clip_image(
@@ -235,7 +260,7 @@ def _open_clip_preprocess(data: dict[str, Any], size: int) -> Preprocess:
     return Preprocess(size=size, mode=mode, interpolation=interpolation, background=background)
 
 
-def _open_clip_tokenizer(model: dict[str, Any], folder: Path | None) -> TrainedTokenizer:
+def _open_clip_tokenizer(model: dict[str, Any], vocabulary: Vocabulary) -> TrainedTokenizer:
     text = model.get("text_cfg") or {}
     name, kwargs = text.get("hf_tokenizer_name"), dict(text.get("tokenizer_kwargs") or {})
     if text.get("tokenizer_mode"):
@@ -245,17 +270,12 @@ def _open_clip_tokenizer(model: dict[str, Any], folder: Path | None) -> TrainedT
             raise BadCheckpoint(f"text_cfg.tokenizer_kwargs {kwargs} is not read")
         require("text_cfg.vocab_size", text.get("vocab_size", 49408), 49408)
         return ClipTokenizer()
-    if folder is None:
-        raise BadCheckpoint(
-            f"text_cfg.hf_tokenizer_name {name!r}: save the model into a folder with its tokenizer.json"
-        )
     clean = {"whitespace": "spaces", "canonicalize": "canonical_words", "lower": "spaces"}
     cleaning = kwargs.pop("clean", "whitespace")
     if cleaning not in clean or set(kwargs) - {"strip_sep_token"} or kwargs.get("strip_sep_token"):
         raise BadCheckpoint(f"text_cfg.tokenizer_kwargs clean={cleaning!r}, {kwargs} is not read")
-    core = read_core(folder / "tokenizer.json")
+    core, pad = vocabulary(text.get("pad_id", bert_family(text).pad_id if text.get("hf_model_name") else 0))
     start, end = end_tokens(core)
-    pad = pad_id_of(folder, core, text.get("pad_id", 0))
     policy = TokenPolicy(start_id=start, end_id=end, pad_id=pad, clean=clean[cleaning], lower=cleaning == "lower")
     return TrainedTokenizer(core, policy)
 
