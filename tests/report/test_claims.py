@@ -125,6 +125,18 @@ def test_the_page_shows_verdicts_systems_and_commands():
     assert page.count("emblema transfer kgcoop") == 1
 
 
+def test_arms_of_one_protocol_and_budget_stand_in_one_table():
+    flat = {"digits": [0.5] * 3, "fashion": [0.7] * 3}
+    other = line({"digits": [0.6] * 3, "fashion": [0.8] * 3}, flat)
+    again = line({"digits": BETTER}, {"digits": [0.4] * 3}, system="kgcoop", better="coop")
+    dearer = line({"digits": [0.9] * 3}, budget={"shots": 16, "steps": 900, "batch_size": 8})
+    first, second = claims.arms_tables([other, again, dearer])
+    assert first.startswith("### few-shot/digits/16-shot `abc`: top1, 16 shots\n")
+    assert "| coop | 60.0 | 80.0 | 70.0 |" in first and "| hand prompt | 50.0 | 70.0 | 60.0 |" in first
+    assert "| coop, for kgcoop | 63.0 [" in first and "| hand prompt, for kgcoop | 40.0 | - | 40.0 |" in first
+    assert "top1, 16 shots, 900 steps" in second and "90.0 |" in second
+
+
 def test_a_system_that_lacks_a_data_set_has_no_mean():
     runs = [measured("coop", d, 1, 0.6, harmonic=0, base=0, novel=0) for d in ("digits", "fashion")]
     runs.append(measured("late", "digits", 1, 0.6, harmonic=0, base=0, novel=0))

@@ -151,7 +151,7 @@ def page(family: str, lines: Iterable[Line], root: str = "../methods/") -> str:
             "## Claims",
             f"{len(said)} claims: {', '.join(f'{n} {v}' for v, n in counts.items())}. {RULES.get(family, RULE)}",
         ]
-        parts += [claims_table(said, root)]
+        parts += [claims_table(said, root), "## Scores of the arms", SCORES, *arms_tables(said)]
     if results:
         parts += ["## Systems", *systems_tables(results)]
     if commands := dict.fromkeys(one["command"] for one in lines if one.get("command")):
@@ -165,6 +165,13 @@ RULE = (
     "lies below, *inconclusive* when it holds 0. Pairs share data set, seed and budget; from five data sets on, a data "
     "set (its mean over seeds) is one observation. p: paired t-test, Holm-corrected over this page."
 )
+
+SCORES = (
+    "Each arm of a claim above, on each data set: the mean over seeds with its 95 % t interval (none where all seeds "
+    "agree). Arms of one table had the same protocol, shots and steps; an arm that was run again for another claim "
+    "stands there once more."
+)
+BUDGET = ("shots", "images", "classes", "pairs", "steps")
 
 RULES = {
     "pretrain": (
@@ -197,6 +204,33 @@ def claims_table(lines: Sequence[Line], root: str = "../methods/") -> str:
         )
     head = ["system", "claim", "verdict", "difference [95 %]", "p", "arms", "of", "protocol", "model, weights"]
     return tables.markdown(head, rows, "lllrrllll")
+
+
+def arms_tables(lines: Sequence[Line]) -> list[str]:
+    """A table a protocol, metric and budget: arms down, data sets across, then the mean over data sets."""
+    groups: dict[tuple[str, str, str, str], dict[str, Scores]] = {}
+    for one in lines:
+        budget = ", ".join(f"{one['budget'][k]} {k}" for k in BUDGET if one["budget"].get(k))
+        key = (one["protocol"]["name"], one["protocol"]["hash"], one["metric"], budget)
+        for arm, scores in one["arms"].items():
+            found = groups.setdefault(key, {})
+            found[arm if found.get(arm, scores) == scores else f"{arm}, for {one['system']}"] = scores
+    parts = []
+    for (name, hash_, metric, budget), arms in sorted(groups.items()):
+        columns = list(dict.fromkeys(data for scores in arms.values() for data in scores))
+        rows = []
+        for arm, scores in sorted(arms.items()):
+            cells = [_over_seeds(scores[c], metric) if c in scores else "-" for c in columns]
+            rows.append([arm, *cells, *([_mean(scores, metric)] if len(columns) > 1 else [])])
+        head = ["arm", *columns, *(["mean"] if len(columns) > 1 else [])]
+        table = tables.markdown(head, rows, "l" + "r" * (len(head) - 1))
+        parts.append(f"### {name} `{hash_}`: {metric}{', ' + budget if budget else ''}\n\n{table}")
+    return parts
+
+
+def _over_seeds(scores: Sequence[float], metric: str) -> str:
+    agree = min(scores) == max(scores)
+    return tables.formatted(metric, {"value": scores[0]} if agree else over_seeds(scores).to_json())
 
 
 def _mean(arm: Scores, metric: str) -> str:
