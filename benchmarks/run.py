@@ -15,6 +15,7 @@ COMMANDS = (
     ("tiled_loss.py", "--batch", "4096", "16384", "--rounds", "3"),
     ("zero_shot.py", "--rounds", "3"),
     ("retrieval.py",),
+    ("probe.py",),
     ("decode.py", "--rounds", "20"),
     ("latency.py",),
     ("coop.py", "--rounds", "5"),

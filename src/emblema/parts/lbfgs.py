@@ -40,7 +40,7 @@ def lbfgs(objective: Objective, w: Tensor, tol: float, max_steps: int, memory: i
             _forget(pairs, uphill, scale, known)
             direction[uphill] = -gradient[uphill]
             slope[uphill] = -gradient[uphill].pow(2).sum(1)
-        first = torch.where(known, 1.0, (1 / gradient.norm(dim=1)).clamp(max=1.0))
+        first = torch.where(known, 1.0, 1 / gradient.norm(dim=1))
         found, w_new, value, new = _wolfe(objective, w, value, gradient, direction, slope, first, which)
         stuck = ~found & ~known  # fp32 cannot tell a better point
         _forget(pairs, ~found, scale, known)
@@ -73,20 +73,21 @@ def _inverse_hessian(gradient: Tensor, pairs: Pairs, scale: Tensor) -> Tensor:
 
 
 def _wolfe(objective: Objective, w, value, gradient, direction, slope, step, which):
-    """Steps of sufficient decrease and curvature by bisection: (found [S], points, values, gradients).
+    """Steps of sufficient decrease and curvature: (found [S], points, values, gradients).
 
-    A problem without one in 30 tries stays where it is.
+    The next try is where the slope, taken as linear between the last two tries, is zero; it is kept away from the ends
+    of the interval that holds a good step. A problem without one in 30 tries stays where it is.
     """
-    low, high = torch.zeros(len(w)), torch.full((len(w),), torch.inf)
+    low, high, slope_low = torch.zeros(len(w)), torch.full((len(w),), torch.inf), slope.clone()
     found, waiting = torch.zeros(len(w), dtype=torch.bool), torch.arange(len(w))
     w_new, value_new, gradient_new = w.clone(), value.clone(), gradient.clone()
     for _ in range(30):
         at, down, along = step[waiting], slope[waiting], direction[waiting]
         there = w[waiting] + at[:, None] * along
         new, turned = objective(there, which[waiting])
-        old = value[waiting]
-        far = new > old + 1e-4 * (at * down).double() + 1e-12 * old.abs()
-        near = ~far & ((turned * along).sum(1) < 0.9 * down)
+        old, slope_at = value[waiting], (turned * along).sum(1)
+        far = ~(new <= old + 1e-4 * (at * down).double() + 1e-12 * old.abs())  # NaN is far too
+        near = ~far & (slope_at < 0.9 * down)
         good = ~(far | near)
         w_new[waiting[good]], value_new[waiting[good]], gradient_new[waiting[good]] = (
             there[good],
@@ -94,10 +95,15 @@ def _wolfe(objective: Objective, w, value, gradient, direction, slope, step, whi
             turned[good],
         )
         found[waiting[good]] = True
-        high[waiting[far]], low[waiting[near]] = at[far], at[near]
-        waiting = waiting[~good]
-        if not len(waiting):
+        if good.all():
             break
-        ends = low[waiting], high[waiting]
-        step[waiting] = torch.where(ends[1].isinf(), 2 * ends[0], (ends[0] + ends[1]) / 2)
+        begin, falls = low[waiting], slope_low[waiting]
+        level = begin + (at - begin) * falls / (falls - slope_at)  # negative or infinite where the slope got steeper
+        level = torch.where(slope_at > falls, level, torch.inf)
+        high[waiting[far]], low[waiting[near]], slope_low[waiting[near]] = at[far], at[near], slope_at[near]
+        begin, end = low[waiting], high[waiting]
+        margin = 0.1 * (end - begin)
+        within = torch.minimum(torch.maximum(level, begin + margin), end - margin)
+        step[waiting] = torch.where(end.isinf(), level.clamp(2 * at, 10 * at), within)
+        waiting = waiting[~good]
     return found, w_new, value_new, gradient_new

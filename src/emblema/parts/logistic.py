@@ -19,7 +19,7 @@ from emblema.parts.lbfgs import lbfgs
 
 COARSE = tuple(10.0**e for e in range(-6, 7, 2))  # CLIP's sweep (Radford et al. 2021, A.3) ...
 HALVINGS = 4  # ... and how often the interval around the peak is halved: to 8 steps a decade
-TOGETHER = 2**24  # floats of the problems that are solved at once; large ones go one after the other, warm-started
+TOGETHER = 2**21  # floats of the problems that are solved at once; larger ones go one after the other, warm-started
 
 
 class Probe(NamedTuple):

@@ -118,7 +118,7 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
     default, speed = evidence.read(folder, "default"), evidence.read(folder, "speed")
     if default:
         pages[root / "docs" / "results" / "default.md"] = evidence.default_page(
-            default, evidence.read(folder, "recipes")
+            default, evidence.read(folder, "recipes"), evidence.read(folder, "limits")
         )
     if speed:
         pages[root / "docs" / "results" / "speed.md"] = evidence.speed_page(speed)

@@ -54,10 +54,24 @@ def comparisons(lines: Iterable[Line]) -> str:
     return tables.markdown(["emblema", "against", "times as fast [range of rounds]"], rows, "llr") if rows else ""
 
 
-def default_page(lines: list[Line], recipes: list[Line]) -> str:
+LIMITS = (
+    "Classifiers share the picture vectors and differ in what stands for a class: its name, the captions that its "
+    "training pictures have, or those pictures. `val` shows other pictures of the training families, `test` families "
+    "that no training picture is of. Between the first two lies what is a matter of naming; between the second and the "
+    "third, what the words cost: the picture tower tells more classes of a new family apart than it puts near their "
+    "words. A linear map of the words wins a part of that back for names that it was learnt from, and takes from all "
+    "others (*unseen*: each fifth of the classes through a map learnt from the rest), so none is shipped."
+)
+
+
+def default_page(lines: list[Line], recipes: list[Line], limits: list[Line]) -> str:
     """docs/results/default.md"""
     parts = ["# The default model, measured", "One table a protocol; only rows of one table may be compared."]
     parts += [tables.results(lines)]
+    if limits:
+        shown = ("top1", "top5", "top1_heldout_colour", "top1/base", "top1/novel", "top1/novel_among_novel")
+        parts += ["## What limits it on families it never saw", LIMITS, tables.results(limits, shown)]
+        parts += ["```\n" + "\n".join(dict.fromkeys(one["command"] for one in limits)) + "\n```"]
     if recipes:
         about = "Validation pictures are other pictures of the training families; recipes were chosen on them."
         parts += ["## Recipes tried", about, tables.results(recipes)]
