@@ -167,9 +167,10 @@ RULE = (
 )
 
 SCORES = (
-    "Each arm of a claim above, on each data set: the mean over seeds with its 95 % t interval (none where all seeds "
-    "agree). Arms of one table had the same protocol, shots and steps; an arm that was run again for another claim "
-    "stands there once more."
+    "Each arm of a claim above, on each data set: the mean over seeds with its 95 % t interval, none where all seeds "
+    "agree (where a set has fewer pictures of a class than shots are asked for, all draws are the same pictures). Arms "
+    "of one table had the same protocol, shots and steps; an arm that was run again for another claim stands there "
+    "once more."
 )
 BUDGET = ("shots", "images", "classes", "pairs", "steps")
 
