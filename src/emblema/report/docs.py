@@ -136,7 +136,7 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
 def with_tables(text: str, default: Sequence[evidence.Line] = (), speed: Sequence[evidence.Line] = ()) -> str:
     """The text with the table of each family, and of the results, between its markers."""
     blocks = {f"systems:{f}": tables.systems(find.cards(f), link="docs/methods/") for f in find.FAMILIES}
-    blocks |= {"results:default": evidence.headlines(default), "results:speed": evidence.comparisons(speed)}
+    blocks |= {"results:default": evidence.headlines(default), "results:speed": evidence.comparisons(speed, short=True)}
     for name, table in blocks.items():
         start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         block = f"{start}\n{table}\n{end}"

@@ -45,11 +45,19 @@ def headlines(lines: Iterable[Line], model: str = "default") -> str:
     return tables.markdown(["", "% [95 % interval]", "protocol"], rows, "lr") if rows else ""
 
 
-def comparisons(lines: Iterable[Line]) -> str:
-    """Speed: one row a comparison; each line holds `comparisons` of {what, against, ratio, low, high}."""
+def comparisons(lines: Iterable[Line], short: bool = False) -> str:
+    """Speed: one row a comparison; each line holds `comparisons` of {what, against, ratio, low, high}.
+
+    `short`: whole runs in bf16, where a benchmark also has their single steps and fp32.
+    """
     rows = []
     for line in lines:
+        said = [c["what"] for c in line["comparisons"]]
+        whole = {what.split(" run of ")[0] for what in said if " run of " in what}
+        in_bf16 = any("bf16" in what for what in said)
         for c in line["comparisons"]:
+            if short and (c["what"].split(" step, ")[0] in whole or (in_bf16 and "bf16" not in c["what"])):
+                continue
             rows.append([c["what"], c["against"], f"{c['ratio']:.2f} [{c['low']:.2f} .. {c['high']:.2f}]"])
     return tables.markdown(["emblema", "against", "times as fast [range of rounds]"], rows, "llr") if rows else ""
 
@@ -86,4 +94,6 @@ def speed_page(lines: list[Line]) -> str:
         parts += [f"## {name}", comparisons(one for one in lines if one["benchmark"] == name)]
         notes = dict.fromkeys(n for one in lines if one["benchmark"] == name for n in one.get("notes", ()))
         parts += ["\n".join(f"- {n}" for n in notes)] if notes else []
+        where = dict.fromkeys(one["environment"]["cpu"] for one in lines if one["benchmark"] == name)
+        parts += [f"Measured on: {', '.join(where)}."]
     return "\n\n".join(parts) + "\n"
