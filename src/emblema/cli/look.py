@@ -33,8 +33,9 @@ def list_(arguments: list[str], as_json: bool) -> Any:
     for card in systems if options.by == "family" else sorted(systems, key=lambda c: str(c.get(options.by, ""))):
         groups.setdefault(str(card.get(options.by, "")), []).append(card)
     for name, cards in groups.items():
-        rows = [(c["name"], c["year"], c["section"], c["title"]) for c in cards]
-        table(("system", "year", "survey", "paper"), rows or [("none yet", "", "", "")], f"{name} ({len(cards)})")
+        rows = [(c["name"], c["year"], c["section"], c.get("reads", "PIXELS").lower(), c["title"]) for c in cards]
+        head = ("system", "year", "survey", "reads", "paper")
+        table(head, rows or [("none yet", "", "", "", "")], f"{name} ({len(cards)})")
     if "data" in found:
         _list_data(found["data"])
     if "tasks" in found:

@@ -56,12 +56,14 @@ def results(lines: Iterable[Mapping[str, Any]], metrics: Sequence[str] = ()) -> 
 
 
 def systems(cards: Iterable[Mapping[str, Any]], link: str = "") -> str:
-    """The table of systems; `link` is a folder with a page a system."""
-    rows = []
+    """The table of systems; `link` is a folder with a page a system. What they read is said where they differ in it."""
+    cards, rows = list(cards), []
+    reads = lambda card: card.get("reads", "PIXELS").lower()
+    differ = len({reads(card) for card in cards}) > 1
     for card in sorted(cards, key=lambda c: (c["year"], c["name"])):
         name = f"[{card['name']}]({link}{card['name']}.md)" if link else card["name"]
-        rows.append([name, card["title"], paper(card["paper"]), card["year"], card["section"]])
-    return markdown(["system", "paper", "source", "year", "survey"], rows)
+        rows.append([name, card["title"], paper(card["paper"]), card["year"], card["section"]] + [reads(card)] * differ)
+    return markdown(["system", "paper", "source", "year", "survey"] + ["reads"] * differ, rows)
 
 
 def paper(identifier: str) -> str:
