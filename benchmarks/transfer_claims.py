@@ -110,7 +110,7 @@ CLAIMS = (
     Claim("vpt", Arm("vpt", {"samples": 4}, ONE), Arm("vpt", {"samples": 0}, ONE), **{**NOVEL, "data": HALVES[1::2]}),
     Claim("svl_adapter", Arm("svl_adapter"), ZERO, data=SLOW),
     Claim("fine_tune", Arm("fine_tune", {}, EIGHT), ZERO, data=SLOW, steps=50),
-    Claim("vp", Arm("vp", {}, {"batch_size": 32}), ZERO, data=SLOW, steps=100),
+    Claim("vp", Arm("vp", {}, {"batch_size": 32}), ZERO, data=SLOW, steps=50),
     Claim("wise_ft", Arm("wise_ft", {}, EIGHT), Arm("wise_ft", {"alpha": 1.0}, EIGHT), "domain-shift",
           data=(("emblem-objects", 40),), steps=40),
     Claim("lora", Arm("lora", {}, EIGHT), Arm("coop", {}, EIGHT), **TUNED),
