@@ -9,10 +9,13 @@ import torch
 import transformers
 from open_clip.push_to_hf_hub import save_config_for_hf
 from safetensors.torch import load_file, save_file
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from timm.models import register_model
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from emblema.core.errors import BadCheckpoint, UnknownName
+from emblema.data import catalog
+from emblema.encoders.sentence_pieces import read_sentence_pieces
 from emblema.encoders.tokenizers import ClipTokenizer, TextIds
 from emblema.frameworks import pretrained
 from emblema.frameworks.hugging_face_weights import load_hugging_face
@@ -269,7 +272,7 @@ def test_hugging_face_clip_tokenizer_of_two_files(tmp_path):
     assert load_hugging_face(tmp_path / "clip").vlm.text.tokenize(TEXTS).ids.equal(with_json)
 
 
-def siglip_folder(folder, two=False):
+def siglip_folder(folder, two=False, words=40):
     torch.manual_seed(0)
     part = {"hidden_size": 32, **PART}
     if two:
@@ -279,7 +282,7 @@ def siglip_folder(folder, two=False):
         cls, text_cls = transformers.SiglipConfig, transformers.SiglipTextConfig
         vision = transformers.SiglipVisionConfig(image_size=32, patch_size=8, **part)
     text = text_cls(
-        vocab_size=40, max_position_embeddings=16, pad_token_id=0, eos_token_id=1, bos_token_id=None, **part
+        vocab_size=words, max_position_embeddings=16, pad_token_id=0, eos_token_id=1, bos_token_id=None, **part
     )
     config = cls(text_config=text.to_dict(), vision_config=vision.to_dict())
     model = perturb((transformers.Siglip2Model if two else transformers.SiglipModel)(config))
@@ -511,9 +514,54 @@ def test_siglips_tokenizer_drops_punctuation(tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "tokenizer_class": "SiglipTokenizer"}))
     text = load_hugging_face(tmp_path / "a").vlm.text
     assert text.tokenize(["A cat, two  DOGS!"]).ids.equal(text.tokenize(["a cat two dogs"]).ids)
-    (tmp_path / "a" / "tokenizer.json").rename(tmp_path / "a" / "spiece.model")
-    with pytest.raises(BadCheckpoint, match=r"spiece\.model"):
-        load_hugging_face(tmp_path / "a")
+
+
+def sentence_pieces(folder, **more):
+    """A vocabulary that SentencePiece learns from names of drawings, with T5's ids for padding, end and unknown."""
+    captions = sorted(set(catalog.load("emblems", split="val").column("text")))
+    ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "minloglevel": 2}
+    options = {"model_type": "unigram", "vocab_size": 400, **ids, **more}
+    SentencePieceTrainer.train(sentence_iterator=iter(captions), model_prefix=str(folder / "spiece"), **options)
+    (folder / "spiece.vocab").unlink()
+    return captions
+
+
+def test_siglips_own_vocabulary_file(tmp_path):
+    """The original SigLIP has no tokenizer.json: its SentencePiece file is read, with ids as the library gives."""
+    siglip_folder(tmp_path / "a", words=400)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "a" / name).unlink()
+    captions = sentence_pieces(tmp_path / "a")
+    theirs = transformers.SiglipTokenizer(str(tmp_path / "a" / "spiece.model"))
+    theirs.save_pretrained(tmp_path / "a")
+    assert not (tmp_path / "a" / "tokenizer.json").exists()
+    text = load_hugging_face(tmp_path / "a").vlm.text
+    odd = ["Two  cats, and\ta DOG!", "ünïcode ﬁsh ½", "日本 cat", "¡¿", "z" * 60]
+    expected = theirs(captions + odd, padding="max_length", truncation=True, max_length=16)["input_ids"]
+    assert text.tokenizer(captions + odd, 16, pad_to_context=True).ids.tolist() == expected
+    assert text.tokenizer.decode(expected[0]) == captions[0]
+
+
+@pytest.mark.parametrize("options", [{}, {"add_dummy_prefix": False}, {"normalization_rule_name": "identity"}])
+def test_sentence_pieces_are_those_of_the_library(tmp_path, options):
+    captions = sentence_pieces(tmp_path, **options)
+    core = read_sentence_pieces(tmp_path / "spiece.model")
+    library = SentencePieceProcessor(model_file=str(tmp_path / "spiece.model"))
+    texts = [*captions, "  two   cats ", "", "ünïcode ﬁsh", "½ Ⅷ", "🙂 smile"]
+    assert [core.encode(t, add_special_tokens=False).ids for t in texts] == library.encode(texts)
+
+
+def test_a_broken_vocabulary_file_teaches(tmp_path):
+    sentence_pieces(tmp_path)
+    path = tmp_path / "spiece.model"
+    whole = path.read_bytes()
+    for broken in (whole[: len(whole) // 2], b"", b"no protocol buffer at all"):
+        path.write_bytes(broken)
+        with pytest.raises(BadCheckpoint, match=r"spiece\.model is not a whole file of SentencePiece"):
+            read_sentence_pieces(path)
+    sentence_pieces(tmp_path, model_type="bpe")
+    with pytest.raises(BadCheckpoint, match="only Unigram"):
+        read_sentence_pieces(path)
 
 
 def test_the_scale_is_the_files_own(tmp_path):

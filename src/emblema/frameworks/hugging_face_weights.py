@@ -11,6 +11,7 @@ from torch import Tensor
 
 from emblema.core.errors import BadCheckpoint
 from emblema.core.preprocess import Preprocess
+from emblema.encoders.sentence_pieces import read_sentence_pieces
 from emblema.encoders.text import TextConfig
 from emblema.encoders.tokenizers import TokenPolicy, TrainedTokenizer, clip_core, read_core
 from emblema.encoders.vit import ViTConfig
@@ -251,12 +252,10 @@ def _hf_preprocess(folder: Path, image_size: int) -> tuple[Preprocess, tuple[flo
 def _hf_tokenizer(folder: Path, kind: str, text: dict[str, Any]) -> TrainedTokenizer:
     path = folder / "tokenizer_config.json"
     settings = read_json(path) if path.exists() else {}
+    pieces = folder / "spiece.model"  # the original SigLIP's
     if (folder / "tokenizer.json").exists() or not (folder / "vocab.json").exists():
-        if (folder / "spiece.model").exists() and not (folder / "tokenizer.json").exists():
-            raise BadCheckpoint(
-                f"{folder} has only spiece.model: save the tokenizer as tokenizer.json with transformers"
-            )
-        core = read_core(folder / "tokenizer.json")
+        alone = pieces.exists() and not (folder / "tokenizer.json").exists()
+        core = read_sentence_pieces(pieces) if alone else read_core(folder / "tokenizer.json")
         start, end = end_tokens(core)
         clean = "none"
     else:  # CLIP's older pair of files

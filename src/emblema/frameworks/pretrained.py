@@ -13,7 +13,7 @@ from emblema.frameworks.hugging_face_weights import load_hugging_face
 from emblema.frameworks.open_clip_weights import OPEN_CLIP_CONFIG, load_open_clip, load_open_clip_tag
 
 MODELS = Path(__file__).parent.parent / "models"
-_HUB_FILES = ["*.json", "*.safetensors", "merges.txt"]
+_HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "spiece.model"]
 
 
 def shipped() -> list[str]:
