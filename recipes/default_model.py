@@ -340,7 +340,7 @@ def store(recipe: Recipe, pictures: Pictures, image: nn.Module, teacher: Teacher
             x = image.normalise(pictures.views(rows, generator)).to(memory_format=torch.channels_last)
             with autocast("auto"):
                 if isinstance(image, ViT):
-                    stages = image.stem.stages(x)
+                    stages = image.stem.trunk(x)
                     maps, place = image.stem.join(stages), teacher.place_of(stages[-1])
                 else:
                     maps = image.map(x).mean((2, 3))  # [B, 1280]

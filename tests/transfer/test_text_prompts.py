@@ -86,8 +86,8 @@ def test_subpt_directions_are_principal_and_gradients_stay_in_their_span():
     assert np.allclose(np.abs((ours * theirs).sum(1)), 1, atol=1e-5)
     assert np.allclose(ours @ ours.T, np.eye(4), atol=1e-6)
     assert len(directions(contexts[:3], 10)) == 2
-    system = fit(SubPT(context_length=2, early=2, rank=1), weight_decay=0.0, steps=27)
-    first = fit(SubPT(context_length=2, early=2, rank=1), weight_decay=0.0, steps=27)
+    system = fit(SubPT(context_length=2, early=0.3, rank=1), weight_decay=0.0, steps=27)
+    first = fit(SubPT(context_length=2, early=0.3, rank=1), weight_decay=0.0, steps=27)
     start, kept = first.explored(first.build(MODEL.vlm, DATA.class_names), first.read(TRAIN))
     assert kept.shape[1] == start.numel()
     moved, basis = system.module_.prompt.context.detach().flatten(), system.module_.basis
@@ -98,7 +98,7 @@ def test_subpt_directions_are_principal_and_gradients_stay_in_their_span():
 
 
 def test_subpt_with_a_full_basis_projects_nothing():
-    system = fit(SubPT(context_length=2, early=1, rank=1))
+    system = fit(SubPT(context_length=2, early=0.3, rank=1))
     system.module_.basis = torch.eye(system.module_.prompt.context.numel())
     batch = next(system.read(TRAIN).in_order(8))
     system.backward(system.module_, system.losses(system.module_, batch))
@@ -111,7 +111,7 @@ def test_subpt_with_a_full_basis_projects_nothing():
 def test_nfl_holds_other_classes_near_their_hand_written_vectors(tmp_path):
     (tmp_path / "names.txt").write_text("owl\n\nred square\nrobin\n")
     names, terms = str(tmp_path / "names.txt"), []
-    system = SubPT(context_length=2, early=2, nfl=2.0, names=names)
+    system = SubPT(context_length=2, early=0.3, nfl=2.0, names=names)
     system = replace(system, optim=replace(system.optim, steps=3, precision="fp32", batch_size=8))
     module = system.build(MODEL.vlm, DATA.class_names)
     system.fit(MODEL, TRAIN, on_step=lambda step: terms.append(step.losses["others"]))

@@ -42,7 +42,7 @@ class SubPT(Transfer):
         ),
     )
     context_length: int = 16
-    early: int = 20  # t, epochs
+    early: float = 0.3  # t, of all epochs; officially 10 of 50 (1 shot), 30 of 100 (4), 50 of 200 (16)
     rank: int = 10  # r
     nfl: float = 0.0  # v; officially 1 where it is used
     names: str = ""  # of NFL: a text file, a name a line; default: 100 classes of emblem-objects that are none here
@@ -75,7 +75,7 @@ class SubPT(Transfer):
     def explored(self, module: Learnt, train: Inputs) -> tuple[Tensor, Tensor]:
         """A first run: the context after the first epoch, and [t, M d] after each of the early ones."""
         optim, per_epoch, total = self.optim, train.epoch_steps(self.optim.batch_size), train.total_steps(self.optim)
-        steps, kept = min(self.early * per_epoch, total), []
+        steps, kept = min(max(round(self.early * total), 2 * per_epoch), total), []  # two epochs make a direction
 
         def keep(step):
             if step.number % per_epoch == 0 or step.number == steps:
