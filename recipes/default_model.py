@@ -57,7 +57,9 @@ from emblema.engine import seed
 from emblema.engine.optimise import optimise
 from emblema.engine.precision import autocast
 from emblema.frameworks import checkpoint
+from emblema.frameworks.bert_weights import FAMILIES, bert_tensors
 from emblema.frameworks.checkpoint import CANARY
+from emblema.frameworks.foreign import Source
 from emblema.frameworks.two_tower import TwoTower
 from emblema.frameworks.vlm import VLM, unit
 from emblema.objectives.logit_scale import LogitScale
@@ -120,7 +122,11 @@ def text_tower(vocabulary: int, keep: list[str]) -> tuple[BertConfig, dict[str, 
     config = BertConfig(
         vocab_size=len(kept), context_length=64, width=384, depth=6, heads=12, pool="mean", project=False
     )
-    return config, _minilm_tensors(weights, rows, config), TrainedTokenizer(core, policy)
+    source = Source(weights)
+    bert_tensors(source, config, FAMILIES["bert"], root="")
+    tensors = {name.removeprefix("text."): tensor for name, tensor in source.ours.items()}
+    tensors["words.weight"] = tensors["words.weight"][rows]
+    return config, tensors, TrainedTokenizer(core, policy)
 
 
 def fewer(core, keep: list[str], vocabulary: int = 0):
@@ -140,32 +146,6 @@ def fewer(core, keep: list[str], vocabulary: int = 0):
     described["model"]["vocab"] = {w: i for i, w in enumerate(kept)}
     described |= {"added_tokens": [], "truncation": None, "padding": None, "post_processor": None}
     return tokenizers.Tokenizer.from_str(json.dumps(described)), [old[w] for w in kept]
-
-
-def _minilm_tensors(weights: dict[str, Tensor], rows: list[int], config: BertConfig) -> dict[str, Tensor]:
-    """BERT's names -> ours."""
-    e = "embeddings."
-    ours = {
-        "words.weight": weights[e + "word_embeddings.weight"][rows],
-        "positions": weights[e + "position_embeddings.weight"][: config.context_length],
-        "token_types": weights[e + "token_type_embeddings.weight"],
-        "norm_embedded.weight": weights[e + "LayerNorm.weight"],
-        "norm_embedded.bias": weights[e + "LayerNorm.bias"],
-    }
-    parts = {
-        "attention.out": "attention.output.dense",
-        "norm1": "attention.output.LayerNorm",
-        "mlp.0": "intermediate.dense",
-        "mlp.2": "output.dense",
-        "norm2": "output.LayerNorm",
-    }
-    for i in range(config.depth):
-        layer = f"encoder.layer.{i}."
-        for kind in ("weight", "bias"):
-            qkv = [weights[f"{layer}attention.self.{n}.{kind}"] for n in ("query", "key", "value")]
-            ours[f"blocks.{i}.attention.qkv.{kind}"] = torch.cat(qkv)
-            ours |= {f"blocks.{i}.{a}.{kind}": weights[f"{layer}{b}.{kind}"] for a, b in parts.items()}
-    return ours
 
 
 @torch.no_grad()

@@ -77,9 +77,10 @@ def bert_shape(text: Mapping[str, Any], tensors: Mapping[str, Tensor], dim: int)
     )
 
 
-def bert_tensors(source: Source, shape: BertConfig, family: Family) -> None:
-    embedded, first = ROOT + "embeddings.", family.first_position
-    source.take("text.words.weight", WORDS)
+def bert_tensors(source: Source, shape: BertConfig, family: Family, root: str = ROOT) -> None:
+    """Tensors of transformers' BERT, whose names begin with `root`, become those of the text tower."""
+    embedded, first = root + "embeddings.", family.first_position
+    source.take("text.words.weight", embedded + "word_embeddings.weight")
     source.take(
         "text.positions",
         embedded + "position_embeddings.weight",
@@ -88,7 +89,7 @@ def bert_tensors(source: Source, shape: BertConfig, family: Family) -> None:
     source.take("text.token_types", embedded + "token_type_embeddings.weight")
     source.pair("text.norm_embedded", embedded + "LayerNorm")
     for i in range(shape.depth):
-        a, b = f"text.blocks.{i}.", f"{ROOT}encoder.layer.{i}."
+        a, b = f"text.blocks.{i}.", f"{root}encoder.layer.{i}."
         for part in ("weight", "bias"):
             names = (f"{b}attention.self.{p}.{part}" for p in ("query", "key", "value"))
             source.take(f"{a}attention.qkv.{part}", *names)
