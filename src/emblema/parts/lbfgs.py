@@ -75,8 +75,9 @@ def _inverse_hessian(gradient: Tensor, pairs: Pairs, scale: Tensor) -> Tensor:
 def _wolfe(objective: Objective, w, value, gradient, direction, slope, step, which):
     """Steps of sufficient decrease and curvature: (found [S], points, values, gradients).
 
-    The next try is where the slope, taken as linear between the last two tries, is zero; it is kept away from the ends
-    of the interval that holds a good step. A problem without one in 30 tries stays where it is.
+    The next try is where the slope, taken as linear between the last two tries, is zero, kept away from the ends of the
+    interval that holds a good step; the middle, where the slope does not rise. A problem without one in 30 tries
+    stays where it is.
     """
     low, high, slope_low = torch.zeros(len(w)), torch.full((len(w),), torch.inf), slope.clone()
     found, waiting = torch.zeros(len(w), dtype=torch.bool), torch.arange(len(w))
@@ -104,6 +105,7 @@ def _wolfe(objective: Objective, w, value, gradient, direction, slope, step, whi
         begin, end = low[waiting], high[waiting]
         margin = 0.1 * (end - begin)
         within = torch.minimum(torch.maximum(level, begin + margin), end - margin)
+        within = torch.where(level.isinf(), (begin + end) / 2, within)
         step[waiting] = torch.where(end.isinf(), level.clamp(2 * at, 10 * at), within)
         waiting = waiting[~good]
     return found, w_new, value_new, gradient_new
