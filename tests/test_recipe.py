@@ -51,7 +51,7 @@ def recipe(tmp_path, monkeypatch):
 
 def test_the_recipe_runs_from_packages_to_a_model_folder(recipe, tmp_path, capsys):
     short = lambda **more: recipe.Optim(lr=1e-3, batch_size=64, precision="fp32", **more)
-    settings = {"views": 1, "frozen": short(epochs=1.0), "whole": short(epochs=0.5)}
+    settings = {"views": 1, "frozen": short(epochs=1.0), "whole": short(epochs=0.5), "pull": 0.5}
     recipe.train(recipe.Recipe(out=tmp_path / "out", clean=True, **settings))
     said = capsys.readouterr().out
     for stage in ("frozen convolutions", "all of it", "photographs"):
@@ -61,3 +61,13 @@ def test_the_recipe_runs_from_packages_to_a_model_folder(recipe, tmp_path, capsy
     z = done.vlm.encode_image(torch.zeros(1, 3, 224, 224, dtype=torch.uint8))
     assert z.shape == (1, 48) and torch.isfinite(z).all()
     assert "without any picture of a novel concept" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_recipe_is_chosen_on_families_that_it_was_not_trained_on(recipe, monkeypatch):
+    whole = recipe.Pictures.load(clean=False)
+    assert len(recipe.Pictures.load(False, ("twemoji",)).drawn) < len(whole.drawn)
+    asked = []
+    monkeypatch.setattr(recipe, "canvas", lambda image, *_: asked.append(image) or torch.zeros(4, 64, 64).byte())
+    with pytest.raises(ValueError, match="--hold twemojis: the training families are"):
+        recipe.Pictures.load(False, ("twemojis",))
+    assert not asked  # said before anything is decoded
