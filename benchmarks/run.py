@@ -16,6 +16,7 @@ COMMANDS = (
     ("zero_shot.py", "--rounds", "3"),
     ("retrieval.py",),
     ("probe.py",),
+    ("probe.py", "--images", "6400", "--rounds", "3"),
     ("decode.py", "--rounds", "20"),
     ("latency.py",),
     ("coop.py", "--rounds", "5"),

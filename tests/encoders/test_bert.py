@@ -7,6 +7,8 @@ from torch import nn
 
 from emblema.encoders.bert import BertConfig
 from emblema.encoders.tokenizers import TextIds
+from emblema.frameworks.bert_weights import FAMILIES, bert_tensors
+from emblema.frameworks.foreign import Source
 
 LENGTHS = torch.tensor([4, 12, 7])
 
@@ -27,28 +29,9 @@ def pair(pool, width=24, depth=3, heads=3):
     config = BertConfig(
         vocab_size=60, context_length=16, width=width, depth=depth, heads=heads, pool=pool, project=False
     )
-    ours, t = config.build(width).eval(), theirs.state_dict()
-    state = {
-        "words.weight": t["embeddings.word_embeddings.weight"],
-        "positions": t["embeddings.position_embeddings.weight"],
-        "token_types": t["embeddings.token_type_embeddings.weight"],
-    }
-
-    def copy(a, b):
-        state[a + ".weight"], state[a + ".bias"] = t[b + ".weight"], t[b + ".bias"]
-
-    copy("norm_embedded", "embeddings.LayerNorm")
-    for i in range(depth):
-        a, b = f"blocks.{i}.", f"encoder.layer.{i}."
-        for part in ("weight", "bias"):
-            qkv = [t[f"{b}attention.self.{n}.{part}"] for n in ("query", "key", "value")]
-            state[f"{a}attention.qkv.{part}"] = torch.cat(qkv)
-        copy(a + "attention.out", b + "attention.output.dense")
-        copy(a + "norm1", b + "attention.output.LayerNorm")
-        copy(a + "mlp.0", b + "intermediate.dense")
-        copy(a + "mlp.2", b + "output.dense")
-        copy(a + "norm2", b + "output.LayerNorm")
-    ours.load_state_dict(state)
+    ours, source = config.build(width).eval(), Source(theirs.state_dict())
+    bert_tensors(source, config, FAMILIES["bert"], root="")
+    ours.load_state_dict({name.removeprefix("text."): tensor for name, tensor in source.ours.items()})
     return ours, theirs
 
 

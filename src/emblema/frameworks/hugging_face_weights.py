@@ -252,18 +252,17 @@ def _hf_preprocess(folder: Path, image_size: int) -> tuple[Preprocess, tuple[flo
 def _hf_tokenizer(folder: Path, kind: str, text: dict[str, Any]) -> TrainedTokenizer:
     path = folder / "tokenizer_config.json"
     settings = read_json(path) if path.exists() else {}
-    pieces = folder / "spiece.model"  # the original SigLIP's
-    if (folder / "tokenizer.json").exists() or not (folder / "vocab.json").exists():
-        alone = pieces.exists() and not (folder / "tokenizer.json").exists()
-        core = read_sentence_pieces(pieces) if alone else read_core(folder / "tokenizer.json")
-        start, end = end_tokens(core)
-        clean = "none"
-    else:  # CLIP's older pair of files
-        vocab = read_json(folder / "vocab.json")
+    whole, pieces, pair = (folder / n for n in ("tokenizer.json", "spiece.model", "vocab.json"))
+    if pair.exists() and not whole.exists():  # CLIP's older pair of files
+        vocab = read_json(pair)
         lines = (folder / "merges.txt").read_text(encoding="utf-8").strip().split("\n")[1:]
         core = clip_core(vocab, [(a, b) for a, b in (line.split() for line in lines)])
         start, end = vocab.get("<|startoftext|>"), vocab.get("<|endoftext|>")
         clean = "clip"
+    else:  # the original SigLIP has its pieces alone
+        core = read_sentence_pieces(pieces) if pieces.exists() and not whole.exists() else read_core(whole)
+        start, end = end_tokens(core)
+        clean = "none"
     if end is None:
         raise BadCheckpoint("tokenizer.json adds no end token to a text, the text tower was trained with one")
     pad = pad_id_of(folder, core, text["pad_token_id"])
