@@ -26,6 +26,7 @@ from emblema.cli.pictures import classify, search
 from emblema.cli.runs import evaluate, plan, pretrain, report
 from emblema.cli.transfer import transfer
 from emblema.core.errors import EmblemaError, UnknownName
+from emblema.engine.allocator import keep_freed
 
 HELP = """\
 Vision-language models for vision tasks: pre-training, transfer, distillation and evaluation.
@@ -109,6 +110,7 @@ def _run(arguments: list[str], out: IO[str] | None) -> int:
     verb, rest = arguments[0], arguments[1:]
     if verb not in VERBS:
         raise UnknownName("verb", verb, list(VERBS))
+    keep_freed()
     document = VERBS[verb](rest, out is not None)
     if out is not None:
         print(json.dumps(_plain(document), ensure_ascii=False, allow_nan=False), file=out, flush=True)
