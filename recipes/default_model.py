@@ -56,6 +56,7 @@ from emblema.encoders.conse import Conse, folded
 from emblema.encoders.tokenizers import TokenPolicy, TrainedTokenizer
 from emblema.encoders.vit import ViT, ViTConfig
 from emblema.engine import seed
+from emblema.engine.allocator import keep_freed
 from emblema.engine.optimise import optimise
 from emblema.engine.precision import autocast
 from emblema.frameworks import checkpoint
@@ -552,4 +553,5 @@ def log(step) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed()
     train(tyro.cli(Recipe, description=__doc__))

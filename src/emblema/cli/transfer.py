@@ -35,7 +35,7 @@ class Several:
 
     epochs: float | None = None  # of all systems that train; default: each its own
     steps: int | None = None  # overrides epochs
-    most_steps: int | None = 150  # of a system whose own recipe has more, so that all end in minutes
+    most_steps: int | None = 100  # of a system whose own recipe has more, so that all end in minutes
 
 
 def transfer(arguments: list[str], as_json: bool) -> Any:
