@@ -88,6 +88,13 @@ def test_files_of_the_folder(folder):
     assert "emblema.load" in (folder / "README.md").read_text()
 
 
+def test_equal_models_are_equal_files(tmp_path, tokenizer):
+    for i in range(8):
+        save(tmp_path / str(i), model(CONFIG, tokenizer), CONFIG, PREPROCESS, TEMPLATES)
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert len({(tmp_path / str(i) / name).read_bytes() for i in range(8)}) == 1, name
+
+
 def test_clip_vocabulary_travels(tmp_path):
     config = TwoTower(image=IMAGE, text=TextConfig(width=16, depth=1, heads=2), dim=16)
     vlm = model(config, ClipTokenizer())

@@ -111,7 +111,7 @@ def save(
     try:
         from safetensors.torch import save_file
 
-        save_file(stored, part / WEIGHTS, metadata={"format": "pt", "weights": weights})
+        save_file(stored, part / WEIGHTS, metadata={"format": "pt"})  # of several entries, the order would be random
         described: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
