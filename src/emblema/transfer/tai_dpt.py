@@ -20,6 +20,7 @@ from emblema.core.errors import BadData
 from emblema.core.method import Optim
 from emblema.engine import seed
 from emblema.engine.optimise import optimise
+from emblema.engine.precision import autocast
 from emblema.parts.prompts import Borrowed, PromptedText, clean
 from emblema.parts.words import named_at
 from emblema.transfer.base import Transfer, coop_recipe
@@ -86,7 +87,8 @@ class TaIDPT(Transfer):
             rows = order[step % per_epoch * self.optim.batch_size :][: self.optim.batch_size]
             new = [i for i in rows.tolist() if i not in kept]
             if new:
-                kept |= zip(new, told(vlm, [texts[i] for i in new]))
+                with autocast(self.optim.precision, next(vlm.parameters()).device):
+                    kept |= zip(new, told(vlm, [texts[i] for i in new]))
             caption, words = zip(*(kept[i] for i in rows.tolist()))
             real = [torch.ones(len(w), dtype=torch.bool) for w in words]
             targets = {
@@ -127,7 +129,7 @@ class GlobalAndLocal(Borrowed):
 def told(vlm, texts: list[str]) -> list[tuple[Tensor, Tensor]]:
     """The vector [D] and the words [L, D] of each text."""
     words, real = vlm.encode_words(texts)  # [N, L, D], [N, L]
-    return [(z, w[r].clone()) for z, w, r in zip(vlm.encode_text(texts), words, real)]
+    return [(z, w[r].clone()) for z, w, r in zip(vlm.encode_text(texts).float(), words.float(), real)]
 
 
 def ranking(score: Tensor, labels: Tensor, margin: float = 1.0) -> Tensor:
