@@ -1,6 +1,7 @@
 """What holds the default model back on drawings of families it never saw: its pictures, or its words?
 
     python benchmarks/default_limits.py
+    python benchmarks/default_limits.py --model runs/default-clean     # after recipes/default_model.py --clean
 
 Classifiers share the model's picture vectors and differ in what stands for a class:
 
@@ -16,6 +17,7 @@ Each is scored on pictures of the training families (val) and of the held-out on
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +29,7 @@ from emblema.data import catalog
 from emblema.data.templates import templates_for
 from emblema.engine.features import identity, weights_id
 from emblema.frameworks.vlm import unit
-from emblema.report import result
+from emblema.report import evidence, result
 from emblema.tasks.zero_shot import ZeroShot
 
 DATA = "emblem-objects"
@@ -87,7 +89,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "limits.jsonl")
     options = parser.parse_args()
     model = emblema.load(options.model)
-    options.out.unlink(missing_ok=True)
+    lines = evidence.read(options.out.parent, options.out.stem)
+    options.out.write_text("".join(json.dumps(one) + "\n" for one in lines if one["model"] != model.name))
+    command = "python benchmarks/default_limits.py"
+    command += f" --model {options.model}" if options.model != parser.get_default("model") else ""
     for name, anchor in anchors(model).items():
         for split in ("val", "test"):
             tested = catalog.load(DATA, split=split)
@@ -98,7 +103,7 @@ def main() -> None:
                 model=model.name,
                 data_hash=identity(tested),
                 weights=weights_id(model.vlm),
-                command="python benchmarks/default_limits.py",
+                command=command,
             )
             result.append(options.out, line)
             print(name, split, {k: round(v["value"], 3) for k, v in line["metrics"].items()}, flush=True)

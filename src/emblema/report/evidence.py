@@ -72,10 +72,22 @@ LIMITS = (
 )
 
 
+UNSEEN = (
+    "`default-clean` is the same recipe without any picture of a *novel* concept. Its novel names are looked for among "
+    "the names of all concepts, most of which it was trained on, and among the novel ones alone. Its pictures of them "
+    "are not what fails (below): where the pictures that the default model is trained on stand for a novel class, the "
+    "clean tower, which saw none of them, tells most of them apart. It has not learnt where the words are that no "
+    "picture had."
+)
+
+
 def default_page(lines: list[Line], recipes: list[Line], limits: list[Line]) -> str:
     """docs/results/default.md"""
     parts = ["# The default model, measured", "One table a protocol; only rows of one table may be compared."]
     parts += [tables.results(lines)]
+    if unseen := [one for one in lines if "top1/novel_among_novel" in one["metrics"]]:
+        shown = [f"top1/{group}" for group in ("base", "base_among_base", "novel", "novel_among_novel")]
+        parts += ["## Concepts that were never pictured", UNSEEN, tables.results(unseen, shown)]
     if limits:
         shown = ("top1", "top5", "top1_heldout_colour", "top1/base", "top1/novel", "top1/novel_among_novel")
         parts += ["## What limits it on families it never saw", LIMITS, tables.results(limits, shown)]
