@@ -86,6 +86,45 @@ def test_ranks_equal_the_full_matrix(seed, tile):
     assert found == list(slow_ranks(z_image, z_text, pairs))
 
 
+def paired(noise, seed=0, images=60, captions=200, dim=64):
+    g = torch.Generator().manual_seed(seed)
+    z_image = unit(torch.randn(images, dim, generator=g))
+    owner = torch.randint(images, (captions,), generator=g)
+    z_text = unit(z_image[owner] + noise * unit(torch.randn(captions, dim, generator=g)))
+    return z_image, z_text, torch.stack([owner, torch.arange(captions)], 1)
+
+
+@pytest.mark.parametrize("noise", [0.5, 2.0, 4.0, 20.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_screening_in_bf16_gives_the_same_places(noise, seed):
+    z_image, z_text, pairs = paired(noise, seed)
+    z_text[20:30] = z_text[10:20]  # exact ties with the right answer are what rounding would decide
+    found = [r.tolist() for r in ranks(z_image, z_text, pairs, (32, 50), screen=True)]
+    assert found == list(slow_ranks(z_image, z_text, pairs))
+
+
+def test_a_tile_is_sifted_unless_wrong_answers_crowd_around_the_bars():
+    for noise, crowded in ((2.0, False), (1000.0, True)):
+        a, b, pairs = paired(noise, images=200, captions=200)
+        right = (a[pairs[:, 0]] * b).sum(1)
+        bars = torch.full((200, 1), torch.inf).scatter_reduce(0, pairs[:, :1], right[:, None], "amin"), right
+        found = retrieval.sifted((a.bfloat16() @ b.bfloat16().T).float(), a, b, *bars)
+        assert (found is None) == crowded
+        if found is not None:
+            score = a @ b.T + 1e-6
+            assert torch.equal(found[0], (score >= bars[0]).sum(1).float())
+            assert torch.equal(found[1], (score >= bars[1]).sum(0).float())
+
+
+def test_what_rounding_to_bf16_moves_is_less_than_the_slack():
+    worst = torch.full((1, 512), 1 + 2**-8 * 0.999)  # every element rounds by nearly half a unit in the last place
+    worst = worst / worst.norm()
+    z = unit(torch.randn(500, 512, generator=torch.Generator().manual_seed(0)))
+    for x in (worst, z, z[:2].repeat(50, 1)):
+        off = (x.bfloat16() @ x.bfloat16().T).double() - x.double() @ x.double().T
+        assert 0 < off.abs().max() < retrieval.SLACK
+
+
 def test_nan_is_refused():
     z = torch.eye(3)
     z[1, 1] = torch.nan

@@ -19,6 +19,7 @@ from torch import Tensor
 from emblema.core.batch import Level
 from emblema.core.preprocess import Preprocess
 from emblema.encoders.tower import ImageTower, Tower
+from emblema.engine.threads import spread
 from emblema.frameworks.vlm import VLM, unit
 
 AHEAD = 3  # batches decoded before they are needed
@@ -123,16 +124,11 @@ class Encoder:
         return said, errors
 
     def _spread(self, work: Callable[[Tensor], Any], pixels: Tensor) -> list[Any]:
-        """`work` on parts of a batch. On a CPU each part has one thread: faster than all threads on each operation."""
+        """`work` on parts of a batch, which the threads of a CPU share out."""
         threads = torch.get_num_threads()
         if self.device.type != "cpu" or threads == 1 or len(pixels) < 2:
             return [work(pixels)]
-        size = min(PART, -(-len(pixels) // threads))
-        try:
-            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                return list(pool.map(work, pixels.split(size)))
-        finally:
-            torch.set_num_threads(threads)  # a pool's thread sets its own number, and that of threads to come
+        return spread(work, pixels.split(min(PART, -(-len(pixels) // threads))))
 
     def _input(self, tower: Tower, pixels: Tensor) -> Tensor:
         pixels = pixels.to(self.device)
