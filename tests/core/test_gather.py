@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # before there is a group: see `emblema.engine.distributed.processes`
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 

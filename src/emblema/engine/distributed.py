@@ -41,6 +41,10 @@ def processes() -> Iterator[tuple[int, int]]:
     if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield rank(), world_size()
         return
+    # Imported later (torch.utils.checkpoint does that), it keeps the group as a default argument: then the group's
+    # threads outlive `destroy_process_group`, and now and then they abort the interpreter's exit.
+    import torch.distributed.nn.functional
+
     where = device()
     if where.type == "cuda":
         torch.cuda.set_device(where)
