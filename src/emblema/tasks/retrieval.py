@@ -30,7 +30,6 @@ from emblema.tasks.statistics import Interval, Statistic, bootstrap, mean_of, me
 from emblema.tasks.token_wise import score_ranks, token_scores
 
 TIE = 1e-6  # similarities of unit vectors this close are equal: fp32 does not tell them apart
-SLACK = 2**-6  # more than rounding to bf16 moves a similarity of unit vectors
 CROWDED = 0.01  # of a tile near the bars: then screening does not pay
 POOLS = {"all": None, "1k": 1000, "5k": 5000}
 
@@ -60,6 +59,7 @@ def ranks(
     above_image, above_text = torch.zeros(len(z_image)), torch.zeros(len(z_text))
     screen = has_bf16() if screen is None else screen
     rough_image, rough_text = (z_image.bfloat16(), z_text.bfloat16()) if screen else (z_image, z_text)
+    error = rounding(z_image, z_text) if screen else 0.0
     adding = Lock()
 
     def count(t: slice) -> None:
@@ -68,7 +68,7 @@ def ranks(
             here = (image[own] >= i.start) & (image[own] < i.stop)
             pair = image[own][here] - i.start, text[own][here] - t.start  # right answers, which are no competitors
             a, b, bars = z_image[i], z_text[t], (bar_image[i, None], bar_text[t])
-            found = sifted(_without(pair, rough_image[i] @ rough_text[t].T), a, b, *bars) if screen else None
+            found = sifted(_without(pair, rough_image[i] @ rough_text[t].T), a, b, *bars, error) if screen else None
             by_image, by_text = found or _reached(_without(pair, a @ b.T), *bars)
             with adding:
                 above_image[i] += by_image
@@ -81,25 +81,36 @@ def ranks(
     )
 
 
-def sifted(rough: Tensor, a: Tensor, b: Tensor, bar_a: Tensor, bar_b: Tensor) -> tuple[Tensor, Tensor] | None:
+def rounding(a: Tensor, b: Tensor) -> float:
+    """The most by which a product of a row of `a` and a row of `b` [., D] moves when both are rounded to bf16."""
+    longest = lambda x: max(float(part.norm(dim=1).max()) for part in x.split(4096))
+    moved = lambda x: max(float((part - part.bfloat16().float()).norm(dim=1).max()) for part in x.split(4096))
+    inputs = moved(a) * longest(b) * (1 + 2**-8) + longest(a) * moved(
+        b
+    )  # |a' b' - a b| <= |a' - a| |b'| + |a| |b' - b|
+    return inputs + a.shape[1] * 2**-23 * longest(a) * longest(b)  # sums are fp32
+
+
+def sifted(rough: Tensor, a: Tensor, b: Tensor, bar_a: Tensor, bar_b: Tensor, error: float):
     """How many products of a tile reach their row's bar [n], and their column's [m]; None where too many are near.
 
-    `rough` [n, m] is a b^T in bf16, of unit rows `a` [n, D] and `b` [m, D]; `bar_a` [n, 1], `bar_b` [m]. Such products
-    are off by less than `SLACK`: 2^-7 for rounding both vectors, 2^-8 for rounding what comes out.
+    `rough` [n, m] is a b^T in bf16, of `a` [n, D] and `b` [m, D]; `error` bounds what rounding these did (`rounding`).
+    `bar_a` [n, 1], `bar_b` [m].
     """
-    sure, maybe = _reached(rough, bar_a + SLACK, bar_b + SLACK), _reached(rough, bar_a - SLACK, bar_b - SLACK)
-    near_a, near_b = (m - s for m, s in zip(maybe, sure))
+    slack_a, slack_b = (error + 2**-7 * (bar.abs() + error) for bar in (bar_a, bar_b))  # 2^-8 rounds what comes out
+    sure = _reached(rough, bar_a + slack_a, bar_b + slack_b)
+    near_a, near_b = (m - s for m, s in zip(_reached(rough, bar_a - slack_a, bar_b - slack_b), sure))
     if near_a.sum() + near_b.sum() > CROWDED * rough.numel():
         return None
-    sure[0].add_(_near(rough, near_a, bar_a, a, b))
-    sure[1].add_(_near(rough.T, near_b, bar_b[:, None], b, a))
+    sure[0].add_(_near(rough, near_a, bar_a, slack_a, a, b))
+    sure[1].add_(_near(rough.T, near_b, bar_b[:, None], slack_b[:, None], b, a))
     return sure
 
 
-def _near(rough: Tensor, count: Tensor, bar: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def _near(rough: Tensor, count: Tensor, bar: Tensor, slack: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Of the products near their row's bar, `count` [n] of them, how many reach it in fp32: [n]"""
     rows = count.nonzero()[:, 0]
-    some, low, high = rough[rows], bar[rows] - SLACK, bar[rows] + SLACK
+    some, low, high = rough[rows], (bar - slack)[rows], (bar + slack)[rows]
     i, j = ((some >= low) & (some < high)).nonzero().unbind(1)
     reach = _dot(x[rows[i]], y[j]) >= bar[rows[i], 0]
     return torch.zeros(len(bar)).index_add_(0, rows[i], reach.float())
