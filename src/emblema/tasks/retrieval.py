@@ -91,7 +91,9 @@ def rounding(a: Tensor, b: Tensor) -> float:
     return inputs + a.shape[1] * 2**-23 * longest(a) * longest(b)  # sums are fp32
 
 
-def sifted(rough: Tensor, a: Tensor, b: Tensor, bar_a: Tensor, bar_b: Tensor, error: float):
+def sifted(
+    rough: Tensor, a: Tensor, b: Tensor, bar_a: Tensor, bar_b: Tensor, error: float
+) -> tuple[Tensor, Tensor] | None:
     """How many products of a tile reach their row's bar [n], and their column's [m]; None where too many are near.
 
     `rough` [n, m] is a b^T in bf16, of `a` [n, D] and `b` [m, D]; `error` bounds what rounding these did (`rounding`).
