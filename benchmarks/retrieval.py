@@ -64,7 +64,7 @@ def main() -> None:
         options.out,
         ["the ratio in processor time is {:.2f}".format(sum(processor["full"]) / sum(processor["ours"]))],
         recalls=found,
-        settings=vars(options),
+        settings={k: v for k, v in vars(options).items() if k != "out"},
     )
 
 

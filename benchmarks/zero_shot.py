@@ -100,7 +100,7 @@ def main() -> None:
         options.out,
         [f"smallest cosine of bf16 and fp32 embeddings {float(cosine):.5f} (random weights)"],
         images_per_second={n: round(options.images / statistics.median(s), 1) for n, s in seconds.items()},
-        settings=vars(options),
+        settings={k: v for k, v in vars(options).items() if k != "out"},
     )
 
 
