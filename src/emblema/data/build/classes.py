@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .emoji import Concept
-from .words import listed
 
 OBJECT_GROUPS = {
     "objects": "objects",
@@ -150,7 +149,7 @@ MERGED: dict[str, tuple[tuple[str, ...], str]] = {
 EXCLUDED: dict[str, str] = {
     **{
         f"{hour} {half}": "24 clock faces differ in the hands only"
-        for hour in listed("one two three four five six seven eight nine ten eleven twelve")
+        for hour in ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
         for half in ("o clock", "thirty")
     },
     "spade suit": "a sign, not a thing",
