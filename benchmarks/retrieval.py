@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from side_by_side import compare, finish
 
-from emblema.tasks.retrieval import ranks
+from emblema.tasks.places import ranks
 
 
 def features(images: int, captions: int, dim: int, seed: int = 0):

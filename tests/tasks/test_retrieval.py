@@ -6,8 +6,9 @@ from PIL import Image
 
 from emblema.core.errors import BadData
 from emblema.data import catalog
-from emblema.tasks import retrieval
-from emblema.tasks.retrieval import Retrieval, ranks, score
+from emblema.tasks import places, retrieval
+from emblema.tasks.places import ranks
+from emblema.tasks.retrieval import Retrieval, score
 from emblema.testing import tiny_model
 from emblema.testing.squares import squares
 
@@ -26,7 +27,7 @@ def slow_ranks(z_image, z_text, pairs):
         out = []
         for row, mask in zip(s, right):
             best = row[mask].max() if mask.any() else None
-            out.append(0 if best is None else 1 + int((row[~mask] >= best - retrieval.TIE).sum()))
+            out.append(0 if best is None else 1 + int((row[~mask] >= best - places.TIE).sum()))
         return out
 
     return of(s, right), of(s.T, right.T)
@@ -108,11 +109,11 @@ def test_what_is_sifted_from_a_tile_in_bf16(monkeypatch, noise):
     a, b, pairs = paired(noise, images=200, captions=200)
     right = (a[pairs[:, 0]] * b).sum(1) - 1e-6
     bars = torch.full((200, 1), torch.inf).scatter_reduce(0, pairs[:, :1], right[:, None], "amin"), right
-    rough, error = (a.bfloat16() @ b.bfloat16().T).float(), retrieval.rounding(a, b)
-    monkeypatch.setattr(retrieval, "CROWDED", 0.0)
-    assert retrieval.sifted(rough, a, b, *bars, error) is None  # the right answers are near their own bars
-    monkeypatch.setattr(retrieval, "CROWDED", 2.0)
-    by_row, by_column = retrieval.sifted(rough, a, b, *bars, error)
+    rough, error = (a.bfloat16() @ b.bfloat16().T).float(), places.rounding(a, b)
+    monkeypatch.setattr(places, "CROWDED", 0.0)
+    assert places.sifted(rough, a, b, *bars, error) is None  # the right answers are near their own bars
+    monkeypatch.setattr(places, "CROWDED", 2.0)
+    by_row, by_column = places.sifted(rough, a, b, *bars, error)
     assert torch.equal(by_row, (a @ b.T >= bars[0]).sum(1).float())
     assert torch.equal(by_column, (a @ b.T >= bars[1]).sum(0).float())
 
@@ -122,7 +123,7 @@ def test_what_rounding_to_bf16_moves_is_bounded():
     z = torch.randn(500, 512, generator=torch.Generator().manual_seed(0))
     for a, b, share in ((worst, worst, 0.9), (unit(z), unit(z), 0.1), (z, 3 * z[:7], 0.01)):
         moved = a.bfloat16().double() @ b.bfloat16().double().T - a.double() @ b.double().T
-        assert share * retrieval.rounding(a, b) < moved.abs().max() < retrieval.rounding(a, b)
+        assert share * places.rounding(a, b) < moved.abs().max() < places.rounding(a, b)
 
 
 def test_nan_is_refused():

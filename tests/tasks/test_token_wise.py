@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from emblema.core.batch import Level
 from emblema.core.errors import BadData
-from emblema.tasks import retrieval
+from emblema.tasks import places
 from emblema.tasks.retrieval import Retrieval
 from emblema.tasks.token_wise import TokenWise, score_ranks, token_scores
 from emblema.tasks.zero_shot import ZeroShot
@@ -22,9 +22,7 @@ def test_ranks_from_scores_are_those_of_vectors():
     z_image, z_text = (F.normalize(torch.randn(n, 6, generator=g), dim=-1) for n in (7, 9))
     pairs = torch.tensor([[0, 0], [0, 3], [1, 3], [2, 5], [4, 8], [6, 1]])
     scores = z_image @ z_text.T
-    for ours, theirs in zip(
-        score_ranks(scores, scores.T, pairs, retrieval.TIE), retrieval.ranks(z_image, z_text, pairs)
-    ):
+    for ours, theirs in zip(score_ranks(scores, scores.T, pairs, places.TIE), places.ranks(z_image, z_text, pairs)):
         assert torch.equal(ours, theirs)
 
 

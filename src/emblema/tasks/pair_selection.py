@@ -19,7 +19,7 @@ from emblema.data.scenes import Scenes, swapped
 from emblema.tasks import metrics
 from emblema.tasks.base import Outcome, Task
 from emblema.tasks.clips import vectors
-from emblema.tasks.retrieval import TIE
+from emblema.tasks.places import TIE
 from emblema.tasks.statistics import bootstrap, mean_of
 
 ANY = "any"  # the kind of controls that come without one
