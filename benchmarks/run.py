@@ -11,7 +11,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 OUT = HERE / "results" / "speed.jsonl"
 COMMANDS = (
-    ("train_step.py", "--rounds", "5"),
+    ("train_step.py", "--rounds", "9", "--compile"),
     ("tiled_loss.py", "--batch", "4096", "16384", "--rounds", "3"),
     ("zero_shot.py", "--rounds", "3"),
     ("retrieval.py",),
@@ -19,6 +19,7 @@ COMMANDS = (
     ("probe.py", "--images", "6400", "--rounds", "3"),
     ("decode.py", "--rounds", "20"),
     ("latency.py",),
+    ("allocator.py",),
     ("coop.py", "--rounds", "5"),
 )
 

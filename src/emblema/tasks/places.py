@@ -73,10 +73,9 @@ def rounding(a: Tensor, b: Tensor) -> float:
     """The most by which a product of a row of `a` and a row of `b` [., D] moves when both are rounded to bf16."""
     longest = lambda x: max(float(part.norm(dim=1).max()) for part in x.split(4096))
     moved = lambda x: max(float((part - part.bfloat16().float()).norm(dim=1).max()) for part in x.split(4096))
-    inputs = moved(a) * longest(b) * (1 + 2**-8) + longest(a) * moved(
-        b
-    )  # |a' b' - a b| <= |a' - a| |b'| + |a| |b' - b|
-    return inputs + a.shape[1] * 2**-23 * longest(a) * longest(b)  # sums are fp32
+    size_a, size_b = longest(a), longest(b)
+    # |a' b' - a b| <= |a' - a| |b'| + |a| |b' - b|, and the sums are fp32
+    return moved(a) * size_b * (1 + 2**-8) + size_a * moved(b) + a.shape[1] * 2**-23 * size_a * size_b
 
 
 def sifted(
