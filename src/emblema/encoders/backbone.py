@@ -59,14 +59,18 @@ class BackboneTower(ImageTower):
 
     def map(self, raw: Tensor) -> Tensor:
         """Images -> the last feature map [B, width, H, W] (1x1 where the backbone keeps no map)."""
-        return self._map(_features(self.trunk, self.normalise(raw)))
+        return self._map(self._features(raw))
+
+    def _features(self, raw: Tensor) -> Tensor:
+        """What the trunk gives in its own layout; channels last is up to 1.8 times as fast on CPUs."""
+        return _features(self.trunk, self.normalise(raw).to(memory_format=torch.channels_last))
 
     def _map(self, features: Tensor) -> Tensor:
         return _to_map(features, self.layout, getattr(self.trunk, "num_prefix_tokens", 0))
 
     def embed(self, raw: Tensor) -> Tokens:
         """The cells of the map as tokens, the pooled vector first."""
-        features = _features(self.trunk, self.normalise(raw))
+        features = self._features(raw)
         x = self._map(features)
         cells = x.flatten(2).transpose(1, 2)  # [B, H*W, width]
         if self.own_pool:

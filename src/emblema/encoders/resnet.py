@@ -60,8 +60,8 @@ class ModifiedResNet(ImageTower):
 
     def map(self, raw: Tensor) -> Tensor:
         """Images -> the last feature map [B, width, H / 32, W / 32]."""
-        x = F.avg_pool2d(self.stem(self.normalise(raw)), 2)
-        return self.stages(x)
+        x = self.normalise(raw).to(memory_format=torch.channels_last)  # faster on CPUs, and on GPUs in half precision
+        return self.stages(F.avg_pool2d(self.stem(x), 2))
 
     def embed(self, raw: Tensor) -> Tokens:
         cells = self.map(raw)
