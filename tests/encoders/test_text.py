@@ -1,5 +1,7 @@
 """CLIP's text tower: oracle, pinned order, and short cuts that change nothing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from open_clip.transformer import TextTransformer as OpenClipText
@@ -7,7 +9,7 @@ from torch import nn
 
 from emblema.core.errors import PromptTooLong
 from emblema.encoders.bert import BertConfig
-from emblema.encoders.text import TextConfig
+from emblema.encoders.text import Packed, TextConfig
 from emblema.encoders.tokenizers import TextIds
 from emblema.frameworks.foreign import Source
 from emblema.frameworks.open_clip_weights import text_tensors
@@ -101,6 +103,18 @@ def test_trimmed_equals_full(name):
     assert trimmed.ids.shape[1] == 9
     assert_same(text, text.encode(trimmed), text.encode(full))
     assert_same(text, plain(text, text.embed(trimmed)), plain(text, text.embed(full)))
+
+
+@pytest.mark.parametrize("name", [n for n in TOWERS if n != "padded"])
+@pytest.mark.parametrize("same", [0, 3])
+def test_rows_of_very_different_lengths_are_packed_in_groups(name, same):
+    text = tower(replace(TOWERS[name], context_length=80))
+    mixed = ids((40, 5, 80, 17, 18, 16, 6, 33), same=same)
+    tokens = text.embed(mixed)
+    groups = Packed(text.enter(tokens), text.causal, heads=2).groups
+    shared = [min(same, tokens.shared)] if tokens.shared else []
+    assert [g.width for g in groups] == (shared + [15, 30, 37, 77] if shared else [16, 18, 40, 80])
+    assert_same(text, text.encode(mixed), plain(text, tokens))
 
 
 @pytest.mark.parametrize("name", TOWERS)

@@ -74,6 +74,7 @@ def test_leaving_early_ends_the_threads():
         ({"dataset": Squares(0)}, "no records"),
         ({"batch_size": 51}, "set optim.batch_size to 50"),
         ({"world": 5}, "use 10"),
+        ({"captions": "last"}, '"any" or "first"'),
     ],
 )
 def test_errors_teach(changes, hint):
@@ -88,6 +89,17 @@ def test_a_record_without_text_among_others_is_named():
 
     with pytest.raises(BadData, match="r3"):
         loader(dataset=Holes(12)).batch(0)
+
+
+@pytest.mark.parametrize("captions, seen", [("first", {"a cat"}), ("any", {"a cat", "pet", "animal"})])
+def test_a_caption_is_drawn_among_all_or_is_the_first(captions, seen):
+    class Cats(Squares):
+        def __getitem__(self, i):
+            return Record(key=f"r{i}", text="a cat", texts=("pet", "animal"))
+
+    batch = loader(dataset=Cats(50), batch_size=50, captions=captions).batch(0)
+    assert set(batch.texts) == seen
+    assert all(other != text for text, other in zip(batch.texts, batch.other_texts[0]))
 
 
 def test_the_fingerprint_changes_with_the_data():

@@ -21,6 +21,7 @@ class PretrainRun:
 
     data: str = "emblems"  # a name from `emblema list data`, or a path
     split: str = "train"  # of the data, where it has splits
+    captions: str = "any"  # of all that a picture has, one is drawn at each step; "first": always its own name
     out: str | None = None  # the run's folder; the same command resumes it
     seed: int = 0
     steps: int | None = None  # overrides optim.steps and optim.epochs
@@ -122,6 +123,7 @@ def pretrain(arguments: list[str], as_json: bool) -> Any:
         evaluate=_while_training(run.evaluate) if run.evaluate else None,
         evaluate_every=run.evaluate_every,
         tensorboard=run.tensorboard,
+        captions=run.captions,
     )
     model = str(Path(run.out) / "model") if run.out else None
     if not as_json:

@@ -8,8 +8,9 @@ layer is computed at the pooled position only. All equal the full context to rou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -109,14 +110,14 @@ class TextTower(Transformer):
 
     def _pool_packed(self, tokens: Tokens) -> Tensor:
         """Packed rows through all layers -> [N, width]."""
-        packed = Packed(tokens, self.causal)
-        x = packed.pack(tokens.x)  # [P + T, D]
         blocks: list[Block] = list(self.blocks)  # type: ignore[arg-type]
+        packed = Packed(tokens, self.causal, blocks[0].attention.heads)
+        x = packed.pack(tokens.x)  # [P + T, D]
         early = self.pool_kind != "mean"  # the last layer is needed at the pooled position only
         for block in blocks[:-1] if early else blocks:
             x = packed.block(block, x)
         if early:
-            return self.norm(packed.block(blocks[-1], x, packed.pooled))  # [N, D]
+            return self.norm(packed.block(blocks[-1], x, pooled=True))  # [N, D]
         return packed.mean(self.norm(x))
 
 
@@ -128,73 +129,115 @@ def cut(tokens: Tokens, size: int) -> Tokens:
 
 
 class Packed:
-    """Rows of different lengths end to end: [P shared positions; all other real positions of all rows]."""
+    """Rows of different lengths end to end: [P shared positions; all other real positions, the shorter rows first].
 
-    def __init__(self, tokens: Tokens, causal: bool):
+    What acts on one position alone sees this matrix, without padding. Attention takes rows of about one length
+    together, so there is little padding there either; the shared positions are a row of their own before them.
+    """
+
+    def __init__(self, tokens: Tokens, causal: bool, heads: int):
         assert tokens.length is not None
-        self.rows, full = tokens.x.shape[:2]
+        rows, full = tokens.x.shape[:2]
         # each row keeps a token of its own, so that there is always something to pool
         alike = min(tokens.shared, int(tokens.length.min()) - 1, int(tokens.pool_at.min()))
-        self.prefix = alike if causal and self.rows > 1 else 0
-        self.causal, self.width = causal, full - self.prefix  # columns of the padded remainder
-        real = tokens.real()[:, self.prefix :]  # [N, S]
-        self.index = real.flatten().nonzero()[:, 0]  # [T] into N * S
-        place = torch.cumsum(real.flatten(), 0) - 1  # [N * S] -> row of the packed remainder
-        at = torch.arange(self.rows, device=real.device) * self.width + tokens.pool_at - self.prefix
-        self.pooled = self.prefix + place[at]  # [N] into the packed matrix
-        self.pool_at, self.length = tokens.pool_at, tokens.length
-        device = real.device
-        if causal:  # a query at column i reads the prefix and the columns up to i
-            steps = torch.arange(full, device=device)
-            self.mask = steps[self.prefix :, None] >= steps  # [S, P + S]
-            self.pool_mask = (steps <= tokens.pool_at[:, None])[:, None, None]  # [N, 1, 1, P + S]
-        else:
-            self.mask = self.pool_mask = tokens.real()[:, None, None]  # [N, 1, 1, L]
+        self.prefix = prefix = alike if causal and rows > 1 else 0
+        own, order = (tokens.length - prefix).sort(stable=True)  # [N] positions of each row behind the prefix
+        start = prefix + own.cumsum(0) - own  # [N] where they begin in the packed matrix
+        pool_at = tokens.pool_at[order] - prefix
+
+        level = [max(n - 1, 15).bit_length() for n in own.tolist()]  # up to 16, 32, 64, ... positions
+        cuts = [0, *(i for i in range(1, rows) if level[i] > level[i - 1]), rows]
+        self.groups = [Group(start[a:b], own[a:b], pool_at[a:b], prefix, causal) for a, b in pairwise(cuts)]
+        if prefix:
+            whole = torch.full_like(own[:1], prefix)
+            self.groups.insert(0, Group(whole * 0, whole, whole - 1, 0, causal))
+        self.cells = torch.cat([group.cells(heads) for group in self.groups])
+        self.sizes = [3 * group.rows * heads * group.width for group in self.groups]
+        before = accumulate((size // 3 for size in self.sizes), initial=0)
+        self.back = torch.cat([group.back(heads) + at for group, at in zip(self.groups, before)])
+
+        self.original = order.argsort()  # [N] the sorted rows in the order in which they came
+        self.pooled = (start + pool_at)[self.original]  # [N] into the packed matrix
+        self.length = tokens.length
+        self.owner = order.repeat_interleave(own)  # [T] the row of each position
+        column = torch.arange(len(self.owner), device=own.device) - (start - prefix).repeat_interleave(own)
+        shared = order[0] * full + torch.arange(prefix, device=own.device)
+        self.real = torch.cat([shared, self.owner * full + prefix + column])  # [P + T] into N * L
 
     def pack(self, x: Tensor) -> Tensor:
         """[N, L, D] -> [P + T, D]"""
-        rest = x[:, self.prefix :].flatten(0, 1)[self.index]
-        return torch.cat([x[0, : self.prefix], rest]) if self.prefix else rest
+        return x.flatten(0, 1).index_select(0, self.real)
 
-    def pad(self, x: Tensor) -> Tensor:
-        """The rows without the prefix, padded with zeros: [P + T, D] -> [N, S, D]"""
-        padded = x.new_zeros(self.rows * self.width, x.shape[-1])
-        return padded.index_copy(0, self.index, x[self.prefix :]).unflatten(0, (self.rows, self.width))
-
-    def block(self, block: Block, x: Tensor, at: Tensor | None = None) -> Tensor:
-        """One transformer block over packed rows; with `at` [N] only these rows come out."""
-        chosen = x if at is None else x[at]
+    def block(self, block: Block, x: Tensor, pooled: bool = False) -> Tensor:
+        """One transformer block over packed rows [P + T, D]; with `pooled` only what is pooled comes out [N, D]."""
+        chosen = x.index_select(0, self.pooled) if pooled else x
+        attention = self.attention_pooled if pooled else self.attention
         if block.post_norm:
-            chosen = block.norm1(chosen + self.attention(block.attention, x, at))
+            chosen = block.norm1(chosen + attention(block.attention, x))
             return block.norm2(chosen + block.mlp(chosen))
-        chosen = chosen + self.attention(block.attention, block.norm1(x), at)
+        chosen = chosen + attention(block.attention, block.norm1(x))
         return chosen + block.mlp(block.norm2(chosen))
 
-    def attention(self, attention: Attention, x: Tensor, at: Tensor | None) -> Tensor:
-        q, k, v = attention.qkv(x).chunk(3, -1)  # each [P + T, D]
-        keys, values = (self._with_prefix(attention.split(self.pad(a)), attention, a) for a in (k, v))
-        if at is not None:
-            query = attention.split(q[at][:, None])  # [N, heads, 1, d]
-            return attention.out(attention.merge(attend(query, keys, values, self.pool_mask))[:, 0])
-        read = attention.merge(attend(attention.split(self.pad(q)), keys, values, self.mask))  # [N, S, D]
-        read = read.flatten(0, 1)[self.index]  # [T, D]
-        if self.prefix:
-            q, k, v = (attention.split(a[: self.prefix]) for a in (q, k, v))  # each [heads, P, d]
-            causal = torch.ones(self.prefix, self.prefix, dtype=torch.bool, device=x.device).tril()
-            read = torch.cat([attention.merge(attend(q, k, v, causal)), read])
-        return attention.out(read)
+    def attention(self, attention: Attention, x: Tensor) -> Tensor:
+        """[P + T, D] -> [P + T, D]"""
+        said = [attend(q, k, v, group.mask).flatten(0, 2) for group, q, k, v in self._heads(attention, x)]
+        return attention.out(torch.cat(said).index_select(0, self.back).view_as(x))
 
-    def _with_prefix(self, padded: Tensor, attention: Attention, packed: Tensor) -> Tensor:
-        if not self.prefix:
-            return padded
-        prefix = attention.split(packed[: self.prefix]).expand(self.rows, -1, -1, -1)  # [N, heads, P, d]
-        return torch.cat([prefix, padded], -2)
+    def attention_pooled(self, attention: Attention, x: Tensor) -> Tensor:
+        """Attention of what is pooled only: [P + T, D] -> [N, D]"""
+        said = [
+            attend(q[torch.arange(len(q)), :, group.pool_at, None], k, v, group.pool_mask).flatten(1)
+            for group, q, k, v in self._heads(attention, x)
+        ]
+        return attention.out(torch.cat(said[self.prefix > 0 :]).index_select(0, self.original))
+
+    def _heads(self, attention: Attention, x: Tensor) -> Iterator[tuple[Group, Tensor, Tensor, Tensor]]:
+        """Each group with its queries [n, heads, S, d], and the keys and values [n, heads, P + S, d] that they read."""
+        heads = attention.qkv(x).view(-1, x.shape[-1] // attention.heads)  # [(P + T) * 3 * heads, d]
+        prefix = ()
+        for group, cells in zip(self.groups, heads.index_select(0, self.cells).split(self.sizes)):
+            q, k, v = cells.view(3, group.rows, attention.heads, group.width, -1)
+            if prefix:
+                k, v = (torch.cat([a.expand(group.rows, -1, -1, -1), b], 2) for a, b in zip(prefix, (k, v)))
+            elif self.prefix:
+                prefix = k, v
+            yield group, q, k, v
 
     def mean(self, x: Tensor) -> Tensor:
         """Mean over the real positions of each row: [P + T, D] -> [N, D]"""
-        assert not self.prefix or self.causal
-        total = self.pad(x).sum(1) + x[: self.prefix].sum(0)
-        return total / self.length[:, None].to(x.dtype)
+        own = x.new_zeros(len(self.length), x.shape[-1], dtype=torch.float32)
+        total = own.index_add(0, self.owner, x[self.prefix :].float()) + x[: self.prefix].float().sum(0)
+        return (total / self.length[:, None]).to(x.dtype)
+
+
+class Group:
+    """Packed rows of about one length, S positions at most, and who reads whom among them."""
+
+    def __init__(self, start: Tensor, own: Tensor, pool_at: Tensor, prefix: int, causal: bool):
+        self.start, self.own, self.pool_at = start, own, pool_at  # each [n]
+        self.rows, self.width = len(own), int(own[-1])
+        self.steps = torch.arange(self.width, device=own.device)
+        self.real = self.steps < own[:, None]  # [n, S]
+        if causal:  # a query at column i reads the prefix and the columns up to i
+            columns = torch.arange(prefix + self.width, device=own.device)
+            self.mask = prefix + self.steps[:, None] >= columns  # [S, P + S]
+            self.pool_mask = (columns <= prefix + pool_at[:, None])[:, None, None]  # [n, 1, 1, P + S]
+        else:
+            self.mask = self.pool_mask = self.real[:, None, None]  # [n, 1, 1, S]
+
+    def cells(self, heads: int) -> Tensor:
+        """Where q, k and v of each head lie in the packed [q; k; v]: [3 * n * heads * S].
+
+        What pads a row is its last position once more, which no real query may read there.
+        """
+        at = self.start[:, None] + torch.minimum(self.steps, self.own[:, None] - 1)  # [n, S]
+        head = torch.arange(3 * heads, device=at.device).view(3, 1, heads, 1)
+        return (at[:, None] * 3 * heads + head).flatten()
+
+    def back(self, heads: int) -> Tensor:
+        """Where the heads of each real position lie in what the group's rows say [n, heads, S]: [T * heads]"""
+        row, column = self.real.nonzero().T[:, :, None]  # each [T, 1]
+        return ((row * heads + torch.arange(heads, device=row.device)) * self.width + column).flatten()
 
 
 class TextTransformer(TextTower):

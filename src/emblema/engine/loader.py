@@ -43,6 +43,7 @@ class Loader:
     further_view: View | None = None  # makes the further views; None: `view`
     canvas: Callable[[Record, int], Tensor] | None = None  # None: `emblema.data.pictures.canvas`
     canvas_size: int | None = None  # pixels of the decoded pictures; None: a quarter more than `size`
+    captions: str = "any"  # of all that a record has, one is drawn at each step; "first": always its `text`
     text_view: TextView | None = None  # makes `other_texts` where a record has one caption
     make_batch: Callable[[list[Record], torch.Generator], Batch] | None = None  # replaces all of the above
     rank: int = 0
@@ -54,6 +55,8 @@ class Loader:
 
     def __post_init__(self) -> None:
         n, b = len(self.dataset), self.batch_size
+        if self.captions not in ("any", "first"):
+            raise BadData(f'captions={self.captions!r} is not "any" or "first"')
         if n == 0:
             raise BadData("the data set has no records, so there is nothing to train on")
         if b > n:
@@ -147,7 +150,7 @@ class Loader:
         return kept
 
     def _captions(self, batch: Batch, rows: list[Record], step: int, first: int) -> None:
-        """One caption a record, drawn among all it has, and another one where there is one."""
+        """One caption a record, and another one where there is one."""
         batch.texts, others, several = [], [], self.text_view is not None
         for at, record in enumerate(rows, first):
             captions = [t for t in (record.text, *record.texts) if t is not None]
@@ -155,7 +158,8 @@ class Loader:
                 raise BadData(f"record {record.key!r} has no text but others of its batch do: drop it or give it one")
             several = several or len(captions) > 1
             random = seed.generator(self.seed, "caption", step, at) if several else None
-            chosen = int(torch.randint(len(captions), (), generator=random)) if len(captions) > 1 else 0
+            choice = len(captions) if self.captions == "any" else 1
+            chosen = int(torch.randint(choice, (), generator=random)) if len(captions) > 1 else 0
             batch.texts.append(captions[chosen])
             if len(captions) > 1:
                 others.append(captions[(chosen + 1) % len(captions)])
