@@ -15,9 +15,10 @@ from emblema.cli import main
 
 RUN = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/demo")
 MINUTES = float(sys.argv[2]) if len(sys.argv) > 2 else 5
-CLIP = "pretrain clip --arch demo --data emblems --optim.batch-size 128 --optim.precision fp32"
+CLIP = "pretrain clip --arch demo --data emblems --captions first"
 QUESTIONS = (
-    ("zero-shot", "emblem-objects", "715 classes of drawings by art families that no training set has seen"),
+    ("zero-shot", "emblem-objects", "drawings by art families that no training set has seen, among 715 names"),
+    ("zero-shot", "emblem-activities", "sports, games and festivities by the same families, among a few dozen names"),
     ("retrieval", "emblems", "pictures find their captions, captions their pictures"),
     ("zero-shot", "emblem-photos", "real photographs, by models that saw drawings"),
 )
@@ -41,10 +42,11 @@ log = [json.loads(line) for line in (RUN / "speed" / "log.jsonl").read_text().sp
 seconds = median(line["seconds"] for line in log if line.get("step", 0) > 6 and "seconds" in line)
 run(f"{CLIP} --steps {max(20, round(60 * MINUTES / seconds))} --out {RUN}")
 results = RUN / "results.jsonl"
-for model in (RUN / "model", "default"):
+for who, model in (("clip", RUN / "model"), ("default", "default")):
     for task, data, what in QUESTIONS:
         print(f"\n{what}")
-        page = f"--page {RUN}/{task}-{data}.html" if model == "default" else ""
-        run(f"evaluate {task} --data {data} --model {model} --out {results} {page}")
+        page = RUN / f"{who}-{task}-{data}.html"
+        run(f"evaluate {task} --data {data} --model {model} --out {results} --page {page}")
 run(f"report {results} --page {RUN}/index.html")
-print(f"\nresult lines: {results}\npages: {RUN}/index.html, {RUN}/zero-shot-emblem-photos.html")
+print(f"\nresult lines: {results}\ntables: {RUN}/index.html")
+print(f"pictures with what the new model says: {RUN}/clip-zero-shot-emblem-activities.html, and so for each task")

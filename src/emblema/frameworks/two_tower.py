@@ -79,8 +79,8 @@ ARCHITECTURES: dict[str, TwoTower] = {
     ),
     # learns enough in five minutes on two cores to be looked at
     "demo": TwoTower(
-        image=BackboneConfig(name="timm:regnetx_002", image_size=64),
-        text=TextConfig(vocab_size=8192, context_length=32, width=192, depth=3, heads=3),
+        image=ResNetConfig(layers=(1, 1, 1, 1), width=16, heads=8, image_size=64),
+        text=TextConfig(vocab_size=8192, context_length=32, width=128, depth=2, heads=2),
         dim=128,
     ),
     "vit-s-16-112": TwoTower(
