@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from emblema.report.result import environment
 
@@ -25,6 +29,20 @@ def compare(what: str, own: Sequence[float], against: str, peer: Sequence[float]
     }
 
 
+@cache
+def product_rates(rounds: int = 20) -> dict[str, float]:
+    """GFLOP/s of products of matrices here, [1600, 384] x [384, 1536]: what separates one processor from another."""
+    rates = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        x, w, seconds = torch.randn(1600, 384, dtype=dtype), torch.randn(384, 1536, dtype=dtype), []
+        for _ in range(rounds):
+            began = time.perf_counter()
+            x @ w
+            seconds.append(time.perf_counter() - began)
+        rates[name] = round(2e-9 * x.shape[0] * w.numel() / statistics.median(seconds))
+    return rates
+
+
 def finish(
     benchmark: str,
     comparisons: Sequence[Mapping[str, Any]],
@@ -40,6 +58,7 @@ def finish(
         **details,
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", ""),
         "environment": environment(),
+        "gflops": product_rates(),
     }
     print(json.dumps(line, indent=1))
     if out:

@@ -26,7 +26,7 @@ from contextlib import nullcontext
 import open_clip
 import torch
 from open_clip.loss import ClipLoss
-from side_by_side import compare, finish
+from side_by_side import compare, finish, product_rates
 from torch.utils.flop_counter import FlopCounterMode
 
 from emblema.core.batch import Batch
@@ -213,17 +213,6 @@ def run(side, batch: Batch) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def product_rate(dtype: torch.dtype, rounds: int = 20) -> float:
-    """GFLOP/s of a product as a feed-forward layer of `STEP` asks for it."""
-    x, w = torch.randn(1600, 384, dtype=dtype), torch.randn(384, 1536, dtype=dtype)
-    seconds = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        x @ w
-        seconds.append(time.perf_counter() - began)
-    return 2e-9 * x.shape[0] * w.numel() / statistics.median(seconds)
-
-
 def speed(args) -> dict:
     recipe = {"clip_norm": None, "lr": 1e-4, "batch_size": args.batch}
     total = args.rounds + args.warm
@@ -262,7 +251,7 @@ def speed(args) -> dict:
         if name in flops:
             result["variants"][name]["gflop"] = round(flops[name] / 1e9, 1)
     fewer = flops["open_clip fp32"] / flops["ours fp32"]
-    fp32, bf16 = product_rate(torch.float32), product_rate(torch.bfloat16)
+    fp32, bf16 = product_rates().values()
     result["note"] = (
         f"open_clip's step asks for {fewer:.2f} times as many operations in products of matrices, which run at "
         f"{fp32:.0f} GFLOP/s in fp32 and {bf16:.0f} in bf16 here: alone they would make ours {fewer:.2f}x open_clip "

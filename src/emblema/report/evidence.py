@@ -98,6 +98,12 @@ def default_page(lines: list[Line], recipes: list[Line], limits: list[Line]) -> 
     return "\n\n".join(p for p in parts if p) + "\n"
 
 
+def _processor(line: Line) -> str:
+    """Its name, and how fast it multiplies matrices where the line says so."""
+    rates = ", ".join(f"{rate} GFLOP/s in {precision}" for precision, rate in line.get("gflops", {}).items())
+    return line["environment"]["cpu"] + (f" ({rates})" if rates else "")
+
+
 def speed_page(lines: list[Line]) -> str:
     """docs/results/speed.md"""
     about = "Variants take turns in one run on two shared CPU cores; a ratio is the median over rounds, with its range."
@@ -106,6 +112,6 @@ def speed_page(lines: list[Line]) -> str:
         parts += [f"## {name}", comparisons(one for one in lines if one["benchmark"] == name)]
         notes = dict.fromkeys(n for one in lines if one["benchmark"] == name for n in one.get("notes", ()))
         parts += ["\n".join(f"- {n}" for n in notes)] if notes else []
-        where = dict.fromkeys(one["environment"]["cpu"] for one in lines if one["benchmark"] == name)
+        where = dict.fromkeys(_processor(one) for one in lines if one["benchmark"] == name)
         parts += [f"Measured on: {', '.join(where)}."]
     return "\n\n".join(parts) + "\n"

@@ -41,7 +41,7 @@ def ranks(
     z_image, z_text = z_image.float(), z_text.float()
     number = (pairs[:, 1] * len(z_image) + pairs[:, 0]).unique()  # each pair once, in the order of the texts
     image, text = number % len(z_image), number // len(z_image)
-    right = torch.cat([_dot(z_image[i], z_text[t]) for i, t in zip(image.split(4096), text.split(4096))])  # [P]
+    right = torch.cat([_dots(z_image, i, z_text, t) for i, t in zip(image.split(4096), text.split(4096))])  # [P]
     bar_image = _best(right, image, len(z_image)) - TIE  # [N] what a wrong answer must reach
     bar_text = _best(right, text, len(z_text)) - TIE  # [M]
     above_image, above_text = torch.zeros(len(z_image)), torch.zeros(len(z_text))
@@ -91,18 +91,21 @@ def sifted(
     near_a, near_b = (m - s for m, s in zip(_reached(rough, bar_a - slack_a, bar_b - slack_b), sure))
     if near_a.sum() + near_b.sum() > CROWDED * rough.numel():
         return None
-    sure[0].add_(_near(rough, near_a, bar_a, slack_a, a, b))
-    sure[1].add_(_near(rough.T, near_b, bar_b[:, None], slack_b[:, None], b, a))
+    rows, columns = near_a.nonzero()[:, 0], near_b.nonzero()[:, 0]
+    sure[0].index_add_(0, rows, _near(rough.index_select(0, rows), rows, bar_a, slack_a, a, b))
+    sure[1].index_add_(
+        0, columns, _near(rough.index_select(1, columns).T, columns, bar_b[:, None], slack_b[:, None], b, a)
+    )
     return sure
 
 
-def _near(rough: Tensor, count: Tensor, bar: Tensor, slack: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Of the products near their row's bar, `count` [n] of them, how many reach it in fp32: [n]"""
-    rows = count.nonzero()[:, 0]
-    some, low, high = rough[rows], (bar - slack)[rows], (bar + slack)[rows]
-    i, j = ((some >= low) & (some < high)).nonzero().unbind(1)
-    reach = _dot(x[rows[i]], y[j]) >= bar[rows[i], 0]
-    return torch.zeros(len(bar)).index_add_(0, rows[i], reach.float())
+def _near(rough: Tensor, rows: Tensor, bar: Tensor, slack: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """How many of the products that are near their row's bar reach it in fp32: [r] for `rough` [r, m], some `rows` of x
+    [n, D] with y [m, D]; `bar` and `slack` are [n, 1]."""
+    bar, slack = bar[rows], slack[rows]
+    i, j = ((rough >= bar - slack) & (rough < bar + slack)).nonzero().unbind(1)
+    reach = _dots(x, rows[i], y, j) >= bar[i, 0]
+    return torch.zeros(len(rows)).index_add_(0, i, reach.float())
 
 
 def _reached(score: Tensor, bar_a: Tensor, bar_b: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,8 +126,9 @@ def _slices(count: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(-1)
+def _dots(a: Tensor, i: Tensor, b: Tensor, j: Tensor) -> Tensor:
+    """Products of rows i of a and rows j of b; `index_select` copies rows, indexing would gather their elements."""
+    return (a.index_select(0, i) * b.index_select(0, j)).sum(-1)
 
 
 def _best(right: Tensor, owner: Tensor, count: int) -> Tensor:
