@@ -62,7 +62,7 @@ class BackboneTower(ImageTower):
         return self._map(self._features(raw))
 
     def _features(self, raw: Tensor) -> Tensor:
-        """What the trunk gives in its own layout; channels last is up to 1.8 times as fast on CPUs."""
+        """What the trunk gives in its own layout; channels last is faster on CPUs."""
         return _features(self.trunk, self.normalise(raw).to(memory_format=torch.channels_last))
 
     def _map(self, features: Tensor) -> Tensor:

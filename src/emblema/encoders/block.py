@@ -1,7 +1,7 @@
 """A transformer block whose attention can be asked for: in full, at one position, as its value path, as weights.
 
-In bf16 on a CPU attention is two matrix products around a softmax: forward up to 1.7 times and backward two to
-seven times as fast as torch's fused kernel, which is the faster one everywhere else.
+In bf16 on a CPU attention is two matrix products around a softmax: torch's fused kernel, whose backward pass is
+several times slower there, is the faster one everywhere else.
 """
 
 from __future__ import annotations
