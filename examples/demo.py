@@ -6,8 +6,6 @@ Each step is a command that you could type yourself; this file only chooses how 
 import json
 import shutil
 import sys
-from contextlib import redirect_stdout
-from io import StringIO
 from pathlib import Path
 
 from emblema.cli import main
@@ -23,15 +21,11 @@ QUESTIONS = (
 )
 
 
-def run(command: str) -> dict:
-    """`emblema COMMAND`, stopping where it fails; its JSON when asked for."""
+def run(command: str) -> None:
+    """`emblema COMMAND`, stopping where it fails."""
     print(f"\n$ emblema {command}", flush=True)
-    out = StringIO()
-    with redirect_stdout(out if "--json" in command else sys.stdout):
-        code = main(command.split())
-    if code:
+    if code := main(command.split()):
         raise SystemExit(code)
-    return json.loads(out.getvalue()) if "--json" in command else {}
 
 
 shutil.rmtree(RUN, ignore_errors=True)
