@@ -32,7 +32,7 @@ from typing import Any
 import open_clip
 import torch
 import torch.nn.functional as F
-from side_by_side import compare, finish
+from side_by_side import compare, finish, settings_of
 from torch import Tensor, nn
 from train_step import CONTEXT, SMALL, peer_model
 
@@ -332,7 +332,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     found = curves(args) if args.curves else speed(args)
     name = "coop_curves" if args.curves else "coop"
-    settings = {n: v for n, v in vars(args).items() if n != "out"} | {"open_clip": open_clip.__version__}
+    settings = settings_of(args) | {"open_clip": open_clip.__version__}
     finish(name, found.pop("comparisons", []), args.out, found.pop("notes", []), settings=settings, **found)
 
 

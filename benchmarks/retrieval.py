@@ -12,7 +12,7 @@ import time
 
 import torch
 import torch.nn.functional as F
-from side_by_side import compare, finish
+from side_by_side import compare, finish, settings_of
 
 from emblema.tasks.places import ranks
 
@@ -64,7 +64,7 @@ def main() -> None:
         options.out,
         ["the ratio in processor time is {:.2f}".format(sum(processor["full"]) / sum(processor["ours"]))],
         recalls=found,
-        settings={k: v for k, v in vars(options).items() if k != "out"},
+        settings=settings_of(options),
     )
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import statistics
 import time
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -41,6 +42,11 @@ def product_rates(rounds: int = 20) -> dict[str, float]:
             seconds.append(time.perf_counter() - began)
         rates[name] = round(2e-9 * x.shape[0] * w.numel() / statistics.median(seconds))
     return rates
+
+
+def settings_of(options: Namespace) -> dict[str, Any]:
+    """What a line keeps of its command: all but the place it is written to."""
+    return {name: value for name, value in vars(options).items() if name != "out"}
 
 
 def finish(

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from side_by_side import compare, finish, product_rates
+from side_by_side import compare, finish, product_rates, settings_of
 from torch.utils.flop_counter import FlopCounterMode
 
 from emblema.core.preprocess import Preprocess
@@ -110,7 +110,7 @@ def main() -> None:
             f"{options.images / statistics.median(seconds['emblema']):.0f}",
         ],
         images_per_second={n: round(options.images / statistics.median(s), 1) for n, s in seconds.items()},
-        settings={k: v for k, v in vars(options).items() if k != "out"},
+        settings=settings_of(options),
     )
 
 

@@ -59,18 +59,14 @@ class BackboneTower(ImageTower):
 
     def map(self, raw: Tensor) -> Tensor:
         """Images -> the last feature map [B, width, H, W] (1x1 where the backbone keeps no map)."""
-        return self._map(self._features(raw))
-
-    def _features(self, raw: Tensor) -> Tensor:
-        """What the trunk gives in its own layout; channels last is faster on CPUs."""
-        return _features(self.trunk, self.normalise(raw).to(memory_format=torch.channels_last))
+        return self._map(_features(self.trunk, self.normalise(raw)))
 
     def _map(self, features: Tensor) -> Tensor:
         return _to_map(features, self.layout, getattr(self.trunk, "num_prefix_tokens", 0))
 
     def embed(self, raw: Tensor) -> Tokens:
         """The cells of the map as tokens, the pooled vector first."""
-        features = self._features(raw)
+        features = _features(self.trunk, self.normalise(raw))
         x = self._map(features)
         cells = x.flatten(2).transpose(1, 2)  # [B, H*W, width]
         if self.own_pool:
@@ -166,7 +162,8 @@ def _headless(model: nn.Module, name: str) -> nn.Module:
 
 
 def _features(trunk: nn.Module, images: Tensor) -> Tensor:
-    return getattr(trunk, "forward_features", trunk)(images)
+    """What the trunk gives, in its own layout; it works channels last, which is faster on CPUs."""
+    return getattr(trunk, "forward_features", trunk)(images.to(memory_format=torch.channels_last))
 
 
 @torch.no_grad()

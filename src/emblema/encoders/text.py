@@ -151,8 +151,8 @@ class Packed:
         if prefix:
             whole = torch.full_like(own[:1], prefix)
             self.groups.insert(0, Group(whole * 0, whole, whole - 1, 0, causal))
-        self.cells = torch.cat([group.cells(heads) for group in self.groups])
-        self.sizes = [3 * group.rows * heads * group.width for group in self.groups]
+        cells = [group.cells(heads) for group in self.groups]
+        self.cells, self.sizes = torch.cat(cells), [len(c) for c in cells]
         before = accumulate((size // 3 for size in self.sizes), initial=0)
         self.back = torch.cat([group.back(heads) + at for group, at in zip(self.groups, before)])
 

@@ -158,8 +158,8 @@ class Loader:
                 raise BadData(f"record {record.key!r} has no text but others of its batch do: drop it or give it one")
             several = several or len(captions) > 1
             random = seed.generator(self.seed, "caption", step, at) if several else None
-            choice = len(captions) if self.captions == "any" else 1
-            chosen = int(torch.randint(choice, (), generator=random)) if len(captions) > 1 else 0
+            draw = self.captions == "any" and len(captions) > 1
+            chosen = int(torch.randint(len(captions), (), generator=random)) if draw else 0
             batch.texts.append(captions[chosen])
             if len(captions) > 1:
                 others.append(captions[(chosen + 1) % len(captions)])

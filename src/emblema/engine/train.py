@@ -204,8 +204,7 @@ def _config(method: Any, loader: Loader, total: int, random_seed: int) -> dict[s
     fields["optim"]["precision"] = precision = resolved(method.optim.precision, distributed.device())
     data = {"name": loader.dataset.card.name, "records": len(loader.dataset), "hash": loader.fingerprint()}
     view = {k: _named(getattr(loader, k)) for k in ("view", "further_view", "canvas", "text_view", "make_batch")}
-    view |= {"size": loader.size, "canvas_size": loader.canvas_size, "views": loader.views}
-    view |= {"captions": loader.captions}
+    view |= {k: getattr(loader, k) for k in ("size", "canvas_size", "views", "captions")}
     config = {
         "system": method.card.name,
         "fields": fields,
